@@ -1,0 +1,175 @@
+"""What devices report: inventory, deployment states and telemetry windows."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from packhorse_agent.contract.base import Name, Sha256Hex, Version, WireDocument
+from packhorse_agent.contract.errors import MalformedMessageError
+from packhorse_agent.contract.limits import REPORT_MAX_ITEMS
+from packhorse_agent.contract.sketch import LatencySketch
+from packhorse_agent.contract.states import DeploymentState, FailureReason
+
+Stream = Literal["state", "telemetry"]
+"""Reports are numbered and kept per stream, so that a backlog of telemetry never delays a state."""
+
+
+class SlotInventory(WireDocument):
+    """What one slot serves now."""
+
+    slot: Name
+    model: Name | None
+    version: Version | None
+    manifest_sha256: Sha256Hex | None
+    serving: bool
+    endpoint: str
+    """URL of the slot's HTTP listener, or `unix:` and the path of its socket."""
+
+
+class Inventory(WireDocument):
+    """Facts that a device reports about itself."""
+
+    kind: Literal["inventory"] = "inventory"
+    at_unix_ms: int
+    agent_version: str
+    profile: Name
+    detected_profile: Name | None
+    simulated: bool
+    architecture: str
+    operating_system: str
+    python_version: str
+    cpu_model: str
+    cpu_count: int
+    memory_bytes: int
+    storage_free_bytes: int
+    runtimes: dict[str, str]
+    """Runtime → installed version."""
+    power_sources: tuple[str, ...]
+    power_reason: str
+    """Why there is no power source; empty when there is one."""
+    slots: tuple[SlotInventory, ...]
+
+
+class ProbeResult(WireDocument):
+    """How the golden vectors came out on this hardware."""
+
+    passed: bool
+    sqnr_db: float | None
+    """None: no difference at all to the FP32 reference."""
+    agreement_percent: float | None
+    """None: no vector with a decision margin, or free outputs."""
+    bit_exact: bool
+    """Equal to the host's own quantized outputs; recorded, never required."""
+    vectors: int
+    latency_p50_us: float
+    detail: str
+
+
+class DeploymentReport(WireDocument):
+    """A change of state of one bundle on one device."""
+
+    kind: Literal["deployment"] = "deployment"
+    at_unix_ms: int
+    slot: Name
+    rollout_id: Name
+    generation: int
+    model: Name
+    version: Version
+    manifest_sha256: Sha256Hex
+    state: DeploymentState
+    reason: FailureReason | None = None
+    detail: str = ""
+    probe: ProbeResult | None = None
+    simulated: bool
+
+
+class Energy(WireDocument):
+    """Energy over a window."""
+
+    source: str
+    """Reader and label, such as `ina3221:VDD_IN`."""
+    scope: Literal["rail", "module", "board", "package"]
+    energy_uj: float
+    energy_per_inference_uj: float | None
+    """Gross energy divided by inferences; None when there were none."""
+    samples: int
+
+
+class TelemetryWindow(WireDocument):
+    """What one slot did in one aligned window of time."""
+
+    kind: Literal["window"] = "window"
+    start_unix_s: int
+    duration_s: Annotated[float, Field(gt=0)]
+    slot: Name
+    model: Name
+    version: Version
+    manifest_sha256: Sha256Hex
+    simulated: bool
+    requests: int
+    errors: int
+    latency_us: str
+    """`LatencySketch.encode`, base64: time inside the runtime, request by request."""
+    cpu_percent: float
+    """Of one core, the worker alone."""
+    rss_bytes: int
+    temperature_c: float | None
+    energy: Energy | None
+    energy_reason: str
+    """Why `energy` is absent; empty when it is there."""
+    dropped_windows: int = 0
+    """Windows that the spool gave up since the last one it could keep."""
+
+
+ReportItem = Annotated[Inventory | DeploymentReport | TelemetryWindow, Field(discriminator="kind")]
+
+
+class Report(WireDocument):
+    """The signed content: items of one device, numbered so that none counts twice."""
+
+    format: Literal[1] = 1
+    fleet: Name
+    device_id: Name
+    stream: Stream
+    boot: Annotated[int, Field(ge=1)]
+    """Counts the starts of the agent; durable, so that an old report never looks new."""
+    sequence: Annotated[int, Field(ge=1)]
+    """Counts the reports of a stream within a boot."""
+    items: Annotated[tuple[ReportItem, ...], Field(min_length=1, max_length=REPORT_MAX_ITEMS)]
+
+
+class ReportAck(WireDocument):
+    """All reports of a stream up to and including this one are stored."""
+
+    format: Literal[1] = 1
+    stream: Stream
+    boot: int
+    sequence: int
+
+
+class LinkStatus(WireDocument):
+    """Whether a device is connected; unsigned, shown and never decided on."""
+
+    format: Literal[1] = 1
+    online: bool
+
+
+def sketch_to_text(sketch: LatencySketch) -> str:
+    """A sketch as base64 for JSON."""
+    return base64.b64encode(sketch.encode()).decode()
+
+
+def sketch_from_text(text: str) -> LatencySketch:
+    """Read a sketch out of JSON.
+
+    Raises:
+        MalformedMessageError: not base64, or not a sketch.
+    """
+    try:
+        return LatencySketch.decode(base64.b64decode(text, validate=True))
+    except binascii.Error as error:
+        raise MalformedMessageError(f"sketch is not base64: {error}") from error

@@ -1,0 +1,1 @@
+"""All of Packhorse that runs with the people who own the fleet."""

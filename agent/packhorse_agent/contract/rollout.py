@@ -78,6 +78,7 @@ class Baseline(WireDocument):
     model: Name
     version: Version
     rollout_id: Name
+    generation: Annotated[int, Field(ge=1)]
     bundle: BundleRef
 
 

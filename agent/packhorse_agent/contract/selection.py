@@ -101,6 +101,17 @@ def slots_of(document: RolloutsDocument, facts: DeviceFacts) -> frozenset[str]:
     return frozenset(by_rollout | {base.slot for base in document.baselines if base.profile == facts.profile})
 
 
+def is_reverted(document: RolloutsDocument, facts: DeviceFacts, slot: str, current_sha256: str) -> bool:
+    """Whether a device should give up the bundle that it has in `slot`, wherever it goes from there."""
+    return any(
+        rollout.state is RolloutState.REVERTED
+        and rollout.slot == slot
+        and facts.profile in rollout.bundles
+        and rollout.bundles[facts.profile].sha256 == current_sha256
+        for rollout in document.rollouts
+    )
+
+
 def _holds(rollout: Rollout, facts: DeviceFacts, current_sha256: str | None) -> bool:
     if rollout.state is RolloutState.ACTIVE:
         return True
@@ -117,4 +128,4 @@ def _from_rollout(rollout: Rollout, facts: DeviceFacts) -> Desired:
 
 
 def _from_baseline(base: Baseline) -> Desired:
-    return Desired(base.slot, base.model, base.version, base.bundle, base.rollout_id, 1, None)
+    return Desired(base.slot, base.model, base.version, base.bundle, base.rollout_id, base.generation, None)

@@ -29,6 +29,8 @@ class FailureReason(str, Enum):
     DOWNLOAD_NOT_FOUND = "download_not_found"
     DOWNLOAD_TIMEOUT = "download_timeout"
     DIGEST_MISMATCH = "digest_mismatch"
+    NOT_SIGNED = "not_signed"
+    METADATA_EXPIRED = "metadata_expired"
     MANIFEST_INVALID = "manifest_invalid"
     WRONG_PROFILE = "wrong_profile"
     WRONG_MODEL = "wrong_model"

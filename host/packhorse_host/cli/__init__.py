@@ -1,0 +1,1 @@
+"""The command line `packhorse`; it only translates between a shell and the packages beside it."""

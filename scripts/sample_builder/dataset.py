@@ -82,8 +82,7 @@ def balanced(split: Split, count: int) -> Split:
     """
     share, extra = divmod(count, len(CLASS_NAMES))
     chosen = [
-        np.flatnonzero(split.labels == label)[: share + (label < extra)]
-        for label in range(len(CLASS_NAMES))
+        np.flatnonzero(split.labels == label)[: share + (label < extra)] for label in range(len(CLASS_NAMES))
     ]
     return split.take(np.sort(np.concatenate(chosen)))
 

@@ -39,15 +39,14 @@ class ConvUnit(nn.Module):
         self,
         inputs: int,
         outputs: int,
+        *,
         kernel: int = 1,
         stride: int = 1,
         groups: int = 1,
         linear: bool = False,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False
-        )
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(outputs)
         self.activation = nn.Identity() if linear else nn.ReLU()
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,12 @@ def predict(path: Path, split: Split) -> npt.NDArray[np.int64]:
     """Return the class, int64 [N], that the ONNX file gives to each image of the split."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     classes = [
-        session.run([OUTPUT_NAME], {INPUT_NAME: as_input(images)})[0].argmax(axis=1)
+        np.asarray(session.run([OUTPUT_NAME], {INPUT_NAME: as_input(images)})[0]).argmax(axis=1)
         for images in np.array_split(split.images, max(1, len(split) // _BATCH_SIZE))
     ]
     return np.concatenate(classes).astype(np.int64)
+
+
+def stored_parameter_count(path: Path) -> int:
+    """Count the numbers in the ONNX file's initializers."""
+    return sum(math.prod(tensor.dims) for tensor in onnx.load(path).graph.initializer)

@@ -140,7 +140,8 @@ def _retry_candidate(step: Step) -> None:
         detail = f"the agent went down {tries} times while it tried this bundle"
         _drop_candidate(step, FailureReason.PROBE_FAILED, detail)
         return
-    step.set(deployment=step.deployment.model_copy(update={"state": _S.PREPARING, "tries": tries}))
+    retried = {"state": _S.PREPARING, "tries": tries, "probe": None}
+    step.set(deployment=step.deployment.model_copy(update=retried))
     step.do(ev.StartCandidate(step.deployment.attempt))
 
 
@@ -259,13 +260,17 @@ def _promote(step: Step) -> None:
         step.set(active=step.state.standby, active_committed=True, standby=None, crashes_s=())
         step.do(ev.PromoteCandidate())
         step.enter(_S.FAILED)
-    elif step.in_state(_S.PROBING):
+    elif step.in_state(_S.PROBING) and _has_passed(step.deployment):
         fallback = step.state.active if step.state.active_committed else step.state.standby
         step.set(active=step.deployment.attempt, active_committed=False, standby=fallback, crashes_s=())
         step.do(ev.PromoteCandidate())
         step.enter(_S.ACTIVE)
         if step.deployment.soak_s <= 0.0:
             _commit(step)
+
+
+def _has_passed(deployment: Deployment) -> bool:
+    return deployment.probe is not None and deployment.probe.passed
 
 
 def _commit(step: Step) -> None:

@@ -1,0 +1,105 @@
+"""Brings bundles into the store: the manifest first, then every artifact that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+
+from packhorse_agent.contract.limits import MANIFEST_MAX_BYTES
+from packhorse_agent.contract.manifest import Manifest
+from packhorse_agent.contract.states import FailureReason
+from packhorse_agent.deploy import events as ev
+from packhorse_agent.deploy.fitness import Unfit
+from packhorse_agent.deploy.model import Attempt
+from packhorse_agent.store.blobs import BlobStore
+from packhorse_agent.transfer import BlobSpec, Completed, Downloader, DownloadEvent
+
+Check = Callable[[Manifest, Attempt], Unfit | None]
+Post = Callable[[str, ev.Event], None]
+"""(slot, event)"""
+
+
+@dataclass
+class _Fetch:
+    attempt: Attempt
+    manifest: Manifest | None = None
+    pending: set[str] = field(default_factory=set)
+
+
+class BundleFetcher:
+    """Fetches bundles for slots, several at once; posts `Fetched` or `FetchFailed`."""
+
+    def __init__(self, blobs: BlobStore, downloader: Downloader, check: Check, post: Post) -> None:
+        self._blobs = blobs
+        self._downloader = downloader
+        self._check = check
+        self._post = post
+        self._fetches: dict[str, _Fetch] = {}
+
+    def fetch(self, slot: str, attempt: Attempt) -> None:
+        """Begin, or begin again after a restart: what the store holds is not fetched twice."""
+        fetch = _Fetch(attempt)
+        self._fetches[slot] = fetch
+        bundle = attempt.bundle
+        self._need(fetch, BlobSpec(bundle.sha256, bundle.size_bytes, ()))
+        self._proceed(slot, fetch)
+
+    def cancel(self, slot: str, attempt: Attempt) -> None:
+        """Stop; what another slot waits for goes on."""
+        fetch = self._fetches.get(slot)
+        if fetch is None or fetch.attempt != attempt:
+            return
+        del self._fetches[slot]
+        others = {sha for other in self._fetches.values() for sha in other.pending}
+        for sha in fetch.pending - others:
+            self._downloader.cancel(sha)
+
+    def on_download(self, event: DownloadEvent) -> None:
+        """Take one outcome of the downloader."""
+        for slot, fetch in list(self._fetches.items()):
+            if event.sha256 not in fetch.pending:
+                continue
+            if isinstance(event, Completed):
+                fetch.pending.discard(event.sha256)
+                self._proceed(slot, fetch)
+            else:
+                self._fail(slot, fetch, Unfit(event.reason, event.detail, rejected=False))
+
+    def _need(self, fetch: _Fetch, spec: BlobSpec) -> None:
+        if not self._blobs.has(spec.sha256):
+            fetch.pending.add(spec.sha256)
+            self._downloader.want(spec)
+
+    def _proceed(self, slot: str, fetch: _Fetch) -> None:
+        if fetch.pending:
+            return
+        if fetch.manifest is not None:
+            del self._fetches[slot]
+            self._post(slot, ev.Fetched())
+            return
+        manifest = read_manifest(self._blobs, fetch.attempt)
+        if isinstance(manifest, Unfit):
+            self._fail(slot, fetch, manifest)
+            return
+        problem = self._check(manifest, fetch.attempt)
+        if problem is not None:
+            self._fail(slot, fetch, problem)
+            return
+        fetch.manifest = manifest
+        for artifact in manifest.artifacts:
+            self._need(fetch, BlobSpec(artifact.sha256, artifact.size_bytes, artifact.chunk_index))
+        self._proceed(slot, fetch)
+
+    def _fail(self, slot: str, fetch: _Fetch, problem: Unfit) -> None:
+        self.cancel(slot, fetch.attempt)
+        self._post(slot, ev.FetchFailed(problem.reason, problem.detail, problem.rejected))
+
+
+def read_manifest(blobs: BlobStore, attempt: Attempt) -> Manifest | Unfit:
+    """The manifest of an attempt out of the store."""
+    try:
+        return Manifest.model_validate_json(blobs.read(attempt.bundle.sha256, MANIFEST_MAX_BYTES))
+    except ValidationError as error:
+        return Unfit(FailureReason.MANIFEST_INVALID, f"the manifest is not valid: {error}")

@@ -1,0 +1,240 @@
+"""Runs one slot: makes each step of the state machine durable, then runs its effects on real workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from packhorse_agent.contract.messages import DeploymentReport, SlotInventory
+from packhorse_agent.contract.states import DeploymentState, FailureReason
+from packhorse_agent.deploy import events as ev
+from packhorse_agent.deploy.fetch import BundleFetcher
+from packhorse_agent.deploy.listeners import SlotListeners
+from packhorse_agent.deploy.machine import advance, next_deadline_s
+from packhorse_agent.deploy.model import Attempt, Deployment, SlotState
+from packhorse_agent.deploy.worker_process import (
+    Drained,
+    Exited,
+    Loaded,
+    LoadFailed,
+    Probed,
+    Serving,
+    WorkerEvent,
+    WorkerProcess,
+)
+from packhorse_agent.store.state_file import StateFile
+
+DRAIN_GRACE_S = 5.0
+
+
+@dataclass(frozen=True)
+class SlotPorts:
+    """What a slot needs from outside."""
+
+    state_file: StateFile[SlotState]
+    listeners: SlotListeners
+    fetcher: BundleFetcher
+    verify: Callable[[str, Attempt], None]
+    """Check a bundle's digests in the background; posts `Verified` or `FetchFailed` for the slot."""
+    start_worker: Callable[[str, Attempt], WorkerProcess]
+    report: Callable[[DeploymentReport], None]
+    clock: Callable[[], float]
+    wall_unix_ms: Callable[[], int]
+    simulated: bool
+
+
+@dataclass
+class _Workers:
+    active: WorkerProcess | None = None
+    active_serving: bool = False
+    candidate: WorkerProcess | None = None
+    draining: list[WorkerProcess] = field(default_factory=list)
+    restart_at_s: float | None = None
+
+
+class SlotRunner:
+    """One slot at work; called from the supervisor's main thread only."""
+
+    def __init__(self, slot: str, ports: SlotPorts) -> None:
+        self.slot = slot
+        self._ports = ports
+        self._workers = _Workers()
+        self.state = ports.state_file.load() or SlotState(slot=slot)
+
+    def boot(self) -> None:
+        """Serve what was active, and go on with what was under way."""
+        self.handle(ev.Booted())
+
+    def handle(self, event: ev.Event) -> None:
+        """Apply an event: persist, report, run the effects."""
+        step = advance(self.state, event, self._ports.clock())
+        if step.state != self.state:
+            self._ports.state_file.save(step.state)
+            self.state = step.state
+        for change in step.changes:
+            if change.state is not DeploymentState.IDLE or change.detail:
+                self._ports.report(self._deployment_report(change))
+        for effect in step.effects:
+            self._run(effect)
+
+    def on_worker(self, event: WorkerEvent) -> None:
+        """Translate what a worker said by the part that it plays now."""
+        workers = self._workers
+        if event.worker is workers.candidate:
+            self._on_candidate(event)
+        elif event.worker is workers.active:
+            self._on_active(event)
+        elif isinstance(event, Drained | Exited) and event.worker in workers.draining:
+            workers.draining.remove(event.worker)
+            event.worker.kill()
+
+    def tick(self) -> None:
+        """Deadlines, soak and delayed restarts."""
+        restart_at_s = self._workers.restart_at_s
+        if restart_at_s is not None and self._ports.clock() >= restart_at_s:
+            self._workers.restart_at_s = None
+            if self.state.active:
+                self._start_active(self.state.active)
+        self.handle(ev.Tick())
+
+    def next_due_s(self) -> float | None:
+        """When `tick` is next needed, on the monotonic clock."""
+        due = [at for at in (next_deadline_s(self.state), self._workers.restart_at_s) if at is not None]
+        return min(due, default=None)
+
+    def serving_worker(self) -> WorkerProcess | None:
+        """The worker that answers requests now."""
+        return self._workers.active if self._workers.active_serving else None
+
+    def inventory(self) -> SlotInventory:
+        """What the slot serves, for people and for the host."""
+        active = self.state.active
+        return SlotInventory(
+            slot=self.slot,
+            model=active.model if active else None,
+            version=active.version if active else None,
+            manifest_sha256=active.bundle.sha256 if active else None,
+            serving=self._workers.active_serving,
+            endpoint=self._ports.listeners.endpoint,
+        )
+
+    def stop(self) -> None:
+        """End all workers at once and close the listeners."""
+        workers = self._workers
+        for worker in (workers.active, workers.candidate, *workers.draining):
+            if worker is not None:
+                worker.kill()
+        self._ports.listeners.close()
+
+    def _on_candidate(self, event: WorkerEvent) -> None:
+        match event:
+            case Loaded():
+                self.handle(ev.CandidateLoaded())
+            case LoadFailed(detail=detail):
+                self.handle(ev.CandidateFailed(FailureReason.LOAD_FAILED, detail))
+            case Probed(result=result):
+                self.handle(ev.CandidateProbed(result))
+            case Serving():
+                self.handle(ev.CandidateServing())
+            case Exited():
+                self.handle(ev.CandidateFailed(FailureReason.WORKER_CRASHED, describe_exit(event)))
+            case _:
+                pass
+
+    def _on_active(self, event: WorkerEvent) -> None:
+        match event:
+            case Loaded():
+                event.worker.serve(self._ports.listeners.sockets)
+            case Serving():
+                self._workers.active_serving = True
+            case LoadFailed(detail=detail):
+                self._lose_active(detail)
+            case Exited():
+                self._lose_active(describe_exit(event))
+            case _:
+                pass
+
+    def _lose_active(self, detail: str) -> None:
+        if self._workers.active is not None:
+            self._workers.active.kill()
+        self._workers.active = None
+        self._workers.active_serving = False
+        self.handle(ev.ActiveFailed(detail))
+
+    def _run(self, effect: ev.Effect) -> None:
+        match effect:
+            case ev.Fetch(attempt):
+                self._ports.fetcher.fetch(self.slot, attempt)
+            case ev.CancelFetch(attempt):
+                self._ports.fetcher.cancel(self.slot, attempt)
+            case ev.Verify(attempt):
+                self._ports.verify(self.slot, attempt)
+            case ev.StartActive(attempt, delay_s) if delay_s > 0.0:
+                self._workers.restart_at_s = self._ports.clock() + delay_s
+            case ev.StartActive(attempt):
+                self._start_active(attempt)
+            case ev.DropActive():
+                self._retire(self._workers.active)
+                self._workers.active = None
+                self._workers.active_serving = False
+            case _:
+                self._run_on_candidate(effect)
+
+    def _run_on_candidate(self, effect: ev.Effect) -> None:
+        workers = self._workers
+        if isinstance(effect, ev.StartCandidate):
+            self._drop_candidate()
+            workers.candidate = self._ports.start_worker(self.slot, effect.attempt)
+            workers.candidate.load()
+        elif isinstance(effect, ev.DropCandidate):
+            self._drop_candidate()
+        elif workers.candidate is None:
+            self.handle(ev.CandidateFailed(FailureReason.WORKER_CRASHED, "the worker is gone"))
+        elif isinstance(effect, ev.ProbeCandidate):
+            workers.candidate.probe()
+        elif isinstance(effect, ev.HandOver):
+            workers.candidate.serve(self._ports.listeners.sockets)
+        elif isinstance(effect, ev.PromoteCandidate):
+            self._retire(workers.active)
+            workers.active, workers.candidate = workers.candidate, None
+            workers.active_serving = True
+            workers.restart_at_s = None
+
+    def _start_active(self, attempt: Attempt) -> None:
+        self._workers.active = self._ports.start_worker(self.slot, attempt)
+        self._workers.active_serving = False
+        self._workers.active.load()
+
+    def _drop_candidate(self) -> None:
+        if self._workers.candidate is not None:
+            self._workers.candidate.kill()
+        self._workers.candidate = None
+
+    def _retire(self, worker: WorkerProcess | None) -> None:
+        if worker is not None:
+            worker.drain(DRAIN_GRACE_S)
+            self._workers.draining.append(worker)
+
+    def _deployment_report(self, change: Deployment) -> DeploymentReport:
+        attempt = change.attempt
+        return DeploymentReport(
+            at_unix_ms=self._ports.wall_unix_ms(),
+            slot=self.slot,
+            rollout_id=attempt.rollout_id,
+            generation=attempt.generation,
+            model=attempt.model,
+            version=attempt.version,
+            manifest_sha256=attempt.bundle.sha256,
+            state=change.state,
+            reason=change.reason,
+            detail=change.detail,
+            probe=change.probe,
+            simulated=self._ports.simulated,
+        )
+
+
+def describe_exit(event: Exited) -> str:
+    """A worker's end in words."""
+    how = f"signal {event.signal}" if event.signal else f"exit code {event.returncode}"
+    last = f": {event.last_log_lines[-1]}" if event.last_log_lines else ""
+    return f"the worker ended with {how}{last}"

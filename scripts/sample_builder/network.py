@@ -90,7 +90,7 @@ class SampleNetwork(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = ConvUnit(1, STEM_CHANNELS, kernel=3)
-        self.blocks = nn.Sequential(*_inverted_residuals())
+        self.blocks = nn.ModuleList(_inverted_residuals())
         self.head = ConvUnit(STAGES[-1].channels, HEAD_CHANNELS)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
@@ -98,8 +98,10 @@ class SampleNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map pixels [N, 1, 28, 28] in 0..1 to logits [N, 10]."""
-        features = self.head(self.blocks(self.stem(image)))
-        logits: Tensor = self.classifier(self.flatten(self.pool(features)))
+        features = self.stem(image)
+        for block in self.blocks:
+            features = block(features)
+        logits: Tensor = self.classifier(self.flatten(self.pool(self.head(features))))
         return logits
 
     def fold(self) -> None:

@@ -1,0 +1,1 @@
+"""Inventory, rollouts and the controller: what the owners of a fleet decide and see."""

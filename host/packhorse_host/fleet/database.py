@@ -1,0 +1,210 @@
+"""The fleet's database: opened here, written in transactions, read as value types."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, update
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from packhorse_agent.contract.base import WireDocument
+from packhorse_agent.contract.messages import DeploymentReport
+from packhorse_host.errors import ConflictError, EnvironmentFaultError, NotFoundError
+from packhorse_host.fleet import schema
+from packhorse_host.fleet.model import LatestDeployment, RolloutRecord
+
+_BUSY_TIMEOUT_S = 10.0
+
+
+class AuditEntry(WireDocument):
+    """One change; `sha256` covers the entry and the one before it."""
+
+    position: int
+    at_unix_s: float
+    actor: str
+    text: str
+    previous_sha256: str
+    sha256: str
+
+
+class Database:
+    """One database; safe to use from one thread at a time, and from several processes."""
+
+    def __init__(self, url: str) -> None:
+        """Open, and make the tables where there are none.
+
+        Raises:
+            EnvironmentFaultError: the database cannot be opened.
+            ConflictError: it was made by a newer Packhorse.
+        """
+        self._engine = _open(url)
+        try:
+            self._prepare()
+        except OperationalError as error:
+            raise EnvironmentFaultError(f"the database cannot be opened: {error.orig}") from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """One transaction: all of it is stored, or nothing.
+
+        Raises:
+            EnvironmentFaultError: the database refuses (disk full, locked for too long).
+        """
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise EnvironmentFaultError(f"the database refuses: {error}") from error
+
+    def close(self) -> None:
+        """Release the connections."""
+        self._engine.dispose()
+
+    def _prepare(self) -> None:
+        schema.metadata.create_all(self._engine)
+        with self._engine.begin() as connection:
+            version = connection.scalar(select(schema.schema_version.c.version))
+            if version is None:
+                connection.execute(insert(schema.schema_version).values(version=schema.SCHEMA_VERSION))
+            elif version > schema.SCHEMA_VERSION:
+                raise ConflictError(
+                    f"the database has schema {version}, this Packhorse knows {schema.SCHEMA_VERSION}: upgrade it"
+                )
+
+
+def _open(url: str) -> Engine:
+    engine = create_engine(url, connect_args=_connect_args(url))
+    if make_url(url).get_backend_name() == "sqlite":
+        event.listen(engine, "connect", _tune_sqlite)
+        event.listen(engine, "begin", _begin_immediate)
+    return engine
+
+
+def _connect_args(url: str) -> dict[str, object]:
+    if make_url(url).get_backend_name() == "sqlite":
+        return {"timeout": _BUSY_TIMEOUT_S, "isolation_level": None}
+    return {}
+
+
+def _tune_sqlite(connection: object, _record: object) -> None:
+    cursor = connection.cursor()  # type: ignore[attr-defined]
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_immediate(connection: Connection) -> None:
+    """Take the write lock at once: a transaction that reads and then writes must not fail half-way."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def load_rollouts(connection: Connection) -> list[RolloutRecord]:
+    """All rollouts, oldest first."""
+    rows = connection.execute(select(schema.rollouts.c.record).order_by(schema.rollouts.c.position))
+    return [RolloutRecord.model_validate_json(row.record) for row in rows]
+
+
+def load_rollout(connection: Connection, rollout_id: str) -> RolloutRecord:
+    """One rollout.
+
+    Raises:
+        NotFoundError: there is none of that id.
+    """
+    query = select(schema.rollouts.c.record).where(schema.rollouts.c.id == rollout_id)
+    text = connection.scalar(query)
+    if text is None:
+        raise NotFoundError(f"there is no rollout {rollout_id}; see `packhorse rollout list`")
+    return RolloutRecord.model_validate_json(text)
+
+
+def add_rollout(connection: Connection, record: RolloutRecord) -> None:
+    """Store a new rollout as the latest."""
+    last = connection.scalar(select(func.max(schema.rollouts.c.position))) or 0
+    connection.execute(
+        insert(schema.rollouts).values(
+            id=record.spec.id,
+            position=last + 1,
+            progress=record.progress.value,
+            record=record.model_dump_json(),
+        )
+    )
+
+
+def save_rollout(connection: Connection, record: RolloutRecord) -> None:
+    """Store where a rollout stands now."""
+    connection.execute(
+        update(schema.rollouts)
+        .where(schema.rollouts.c.id == record.spec.id)
+        .values(progress=record.progress.value, record=record.model_dump_json())
+    )
+
+
+def latest_deployments(connection: Connection, rollout_id: str, generation: int) -> list[LatestDeployment]:
+    """The last word of each device on a rollout's generation."""
+    table = schema.deployments
+    newest = (
+        select(func.max(table.c.id))
+        .where(table.c.rollout_id == rollout_id, table.c.generation == generation)
+        .group_by(table.c.device_id)
+    )
+    rows = connection.execute(select(table).where(table.c.id.in_(newest)))
+    return [_latest(row.device_id, row.report, row.stored_unix_s) for row in rows]
+
+
+def append_audit(connection: Connection, at_unix_s: float, actor: str, text: str) -> AuditEntry:
+    """Add an entry to the hash chain."""
+    table = schema.audit
+    last = connection.execute(select(table).order_by(table.c.position.desc()).limit(1)).first()
+    position = last.position + 1 if last else 1
+    previous = last.sha256 if last else "0" * 64
+    digest = audit_digest(position, at_unix_s, actor, text, previous)
+    entry = AuditEntry(
+        position=position,
+        at_unix_s=at_unix_s,
+        actor=actor,
+        text=text,
+        previous_sha256=previous,
+        sha256=digest,
+    )
+    connection.execute(insert(table).values(entry.model_dump()))
+    return entry
+
+
+def load_audit(connection: Connection) -> list[AuditEntry]:
+    """The whole log, oldest first."""
+    rows = connection.execute(select(schema.audit).order_by(schema.audit.c.position))
+    return [AuditEntry.model_validate(dict(row._mapping)) for row in rows]
+
+
+def audit_break(entries: Sequence[AuditEntry]) -> int | None:
+    """The position of the first entry that does not fit the chain; None when all do."""
+    previous = "0" * 64
+    for expected, entry in enumerate(entries, start=1):
+        digest = audit_digest(entry.position, entry.at_unix_s, entry.actor, entry.text, previous)
+        if entry.position != expected or entry.previous_sha256 != previous or entry.sha256 != digest:
+            return expected
+        previous = entry.sha256
+    return None
+
+
+def audit_digest(position: int, at_unix_s: float, actor: str, text: str, previous_sha256: str) -> str:
+    """SHA-256 over an entry's fields, separated by NUL, and the digest before."""
+    fields = (str(position), repr(at_unix_s), actor, text, previous_sha256)
+    return hashlib.sha256("\0".join(fields).encode()).hexdigest()
+
+
+def _latest(device_id: str, report_json: str, stored_unix_s: float) -> LatestDeployment:
+    report = DeploymentReport.model_validate_json(report_json)
+    return LatestDeployment(
+        device_id=device_id,
+        rollout_id=report.rollout_id,
+        generation=report.generation,
+        state=report.state,
+        reason=report.reason,
+        detail=report.detail,
+        at_unix_s=stored_unix_s,
+    )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from enum import Enum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from packhorse_agent.contract.base import HumanDocument, Name
+from packhorse_agent.contract.base import HumanDocument, Name, Version
+from packhorse_agent.contract.recipe import RecipeName
 
 RuntimeName = Literal["onnxruntime", "litert", "tflite-runtime", "executorch", "pytorch-mobile", "tensorrt"]
 
@@ -27,7 +28,7 @@ class Compatibility(HumanDocument):
 
     architectures: Annotated[tuple[Literal["aarch64", "x86_64", "armv7l"], ...], Field(min_length=1)]
     operating_systems: Annotated[tuple[Literal["linux", "android"], ...], Field(min_length=1)]
-    minimum_python: str = "3.10"
+    minimum_python: Version = "3.10"
 
 
 class Detection(HumanDocument):
@@ -43,14 +44,14 @@ class ProfileRuntime(HumanDocument):
     """One runtime that serves the profile."""
 
     name: RuntimeName
-    minimum_version: str
+    minimum_version: Version
     providers: tuple[str, ...] = ()
 
 
 class RecipePreference(HumanDocument):
     """Which recipe `auto` takes, and why."""
 
-    name: str
+    name: RecipeName
     reason: Annotated[str, Field(min_length=1)]
 
 
@@ -76,6 +77,12 @@ class ThermalLimits(HumanDocument):
     warm_c: float
     """Above it figures are marked DEGRADED and new deployments wait."""
     critical_c: float
+
+    @model_validator(mode="after")
+    def _warm_comes_first(self) -> ThermalLimits:
+        if not self.warm_c < self.critical_c:
+            raise ValueError(f"warm_c {self.warm_c} is not below critical_c {self.critical_c}")
+        return self
 
 
 class Profile(HumanDocument):

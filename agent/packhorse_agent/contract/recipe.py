@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -49,4 +49,6 @@ class StaticWi8Ai8(WireDocument):
 Recipe = Annotated[Fp32 | DynamicWi8Afp32 | StaticWi8Ai8, Field(discriminator="name")]
 """Any recipe; the manifest stores it whole, so that `pack --reproduce` can replay it."""
 
-RECIPE_NAMES: tuple[str, ...] = ("fp32", "dynamic_wi8_afp32", "static_wi8_ai8")
+RecipeName = Literal["fp32", "dynamic_wi8_afp32", "static_wi8_ai8"]
+
+RECIPE_NAMES: tuple[str, ...] = get_args(RecipeName)

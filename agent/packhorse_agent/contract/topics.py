@@ -21,10 +21,10 @@ from packhorse_agent.contract.limits import BLOB_SHARDS
 
 ROOT = "ph/1"
 _NAME = r"[a-z0-9][a-z0-9._-]{0,62}"
-_DEVICE = re.compile(rf"^{ROOT}/({_NAME})/device/({_NAME})/(report|link|ack|data)$")
-_WANT = re.compile(rf"^{ROOT}/({_NAME})/want/([0-9a-f])/({_NAME})$")
-_BLOB = re.compile(rf"^{ROOT}/({_NAME})/blob/([0-9a-f]{{64}})$")
-_TRUST = re.compile(rf"^{ROOT}/({_NAME})/trust$")
+_DEVICE = re.compile(rf"{ROOT}/({_NAME})/device/({_NAME})/(report|link|ack|data)")
+_WANT = re.compile(rf"{ROOT}/({_NAME})/want/([0-9a-f])/({_NAME})")
+_BLOB = re.compile(rf"{ROOT}/({_NAME})/blob/([0-9a-f]{{64}})")
+_TRUST = re.compile(rf"{ROOT}/({_NAME})/trust")
 
 
 class DeviceChannel(str, Enum):
@@ -91,13 +91,13 @@ Topic = TrustTopic | DeviceTopic | WantTopic | BlobTopic
 
 def parse_topic(text: str) -> Topic | None:
     """Read a topic; None when it is none of ours. Law: `parse_topic(str(t)) == t`."""
-    if match := _DEVICE.match(text):
+    if match := _DEVICE.fullmatch(text):
         return DeviceTopic(match[1], match[2], DeviceChannel(match[3]))
-    if match := _WANT.match(text):
+    if match := _WANT.fullmatch(text):
         return WantTopic(match[1], int(match[2], 16), match[3])
-    if match := _BLOB.match(text):
+    if match := _BLOB.fullmatch(text):
         return BlobTopic(match[1], match[2])
-    if match := _TRUST.match(text):
+    if match := _TRUST.fullmatch(text):
         return TrustTopic(match[1])
     return None
 

@@ -17,7 +17,7 @@ from packhorse_agent.contract.limits import TRUST_SET_MAX_BYTES, TRUST_SET_MAX_E
 
 _HEAD = struct.Struct(">2sBB")
 _LENGTH = struct.Struct(">I")
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,200}$")
+_NAME = re.compile(r"(?=.{1,201}$)[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 _VERSION = 1
 
 
@@ -31,7 +31,7 @@ def encode_trust_set(files: Mapping[str, bytes]) -> bytes:
         raise ValueError(f"{len(files)} files do not fit a trust set of {TRUST_SET_MAX_ENTRIES}")
     parts = [_HEAD.pack(b"PT", _VERSION, len(files))]
     for name in sorted(files):
-        if not _NAME.match(name):
+        if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} cannot name a file in a trust set")
         parts += [bytes([len(name)]), name.encode(), _LENGTH.pack(len(files[name])), files[name]]
     framed = b"".join(parts)
@@ -69,7 +69,7 @@ def _read_entry(framed: bytes, at: int) -> tuple[str, bytes, int]:
     if data_start > len(framed):
         raise MalformedMessageError("trust set is truncated")
     name = framed[at + 1 : name_end].decode("ascii", errors="replace")
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise MalformedMessageError(f"trust set holds the bad name {name!r}")
     data_end = data_start + _LENGTH.unpack_from(framed, name_end)[0]
     if data_end > len(framed):

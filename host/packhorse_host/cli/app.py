@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from packhorse_agent import __version__
 from packhorse_agent.contract.exit_codes import ExitCode
 from packhorse_host.cli.lazy import CommandEntry, lazy_group
 from packhorse_host.errors import PackhorseError
@@ -47,9 +48,7 @@ Examples:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"packhorse {version('packhorse')}")
+        typer.echo(f"packhorse {__version__}")
         raise typer.Exit
 
 

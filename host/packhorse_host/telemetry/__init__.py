@@ -1,0 +1,1 @@
+"""What devices report: taken in exactly once, merged, and asked for."""

@@ -70,9 +70,8 @@ class Database:
             if version is None:
                 connection.execute(insert(schema.schema_version).values(version=schema.SCHEMA_VERSION))
             elif version > schema.SCHEMA_VERSION:
-                raise ConflictError(
-                    f"the database has schema {version}, this Packhorse knows {schema.SCHEMA_VERSION}: upgrade it"
-                )
+                known = f"this Packhorse knows {schema.SCHEMA_VERSION}: upgrade it"
+                raise ConflictError(f"the database has schema {version}, {known}")
 
 
 def _open(url: str) -> Engine:

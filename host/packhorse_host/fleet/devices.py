@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from sqlalchemy import Connection, Row, insert, select, update
 
 from packhorse_agent.contract.base import WireDocument
+from packhorse_agent.contract.enrolment import SigningRequest
 from packhorse_agent.contract.messages import DeploymentReport, Inventory
 from packhorse_host.errors import ConflictError, NotFoundError
 from packhorse_host.fleet import schema
@@ -42,16 +43,15 @@ class DeviceRecord(WireDocument):
         )
 
 
-def add_device(
-    connection: Connection, device_id: str, profile: str, public_key: str, tags: Iterable[str], now_s: float
-) -> None:
-    """Enrol a device; one with the same key is brought up to date, so that enrolling twice is harmless.
+def add_device(connection: Connection, request: SigningRequest, tags: Iterable[str], now_s: float) -> None:
+    """Enrol a device by its checked request; one with the same key is brought up to date, so that enrolling twice is harmless.
 
     Raises:
         ConflictError: the name belongs to a device with another key.
     """
+    device_id, public_key = request.device_id, request.public_key
     row = _find(connection, device_id)
-    values = {"profile": profile, "tags": json.dumps(sorted(set(tags)))}
+    values = {"profile": request.profile, "tags": json.dumps(sorted(set(tags)))}
     if row is None:
         fixed = {"device_id": device_id, "public_key": public_key, "enrolled_unix_s": now_s}
         connection.execute(insert(_TABLE).values(**fixed, **values, online=False, simulated=False))

@@ -14,7 +14,6 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    UniqueConstraint,
 )
 
 SCHEMA_VERSION = 1
@@ -87,7 +86,7 @@ windows = Table(
     Column("simulated", Boolean, nullable=False),
     Column("sketch", LargeBinary, nullable=False),
     Column("window", Text, nullable=False),
-    UniqueConstraint("device_id", "slot", "start_unix_s", "manifest_sha256", "boot"),
+    Index("windows_by_device", "device_id", "slot", "start_unix_s"),
     Index("windows_by_release", "model", "version", "profile", "start_unix_s"),
 )
 

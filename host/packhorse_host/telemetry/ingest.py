@@ -25,7 +25,7 @@ from packhorse_host.fleet.database import Database
 from packhorse_host.fleet.devices import store_deployment, store_inventory
 
 UNKNOWN_DEVICE = "(unknown)"
-"""Under this name reports of devices that are not enrolled are counted, so that names cannot fill the table."""
+"""Reports of devices that are not enrolled are counted under one name, so that they cannot fill the table."""
 
 
 class DropCause(str, Enum):
@@ -80,7 +80,7 @@ class Ingest:
 def load_drops(connection: Connection) -> dict[tuple[str, str], int]:
     """(device, cause) → how many reports were not stored."""
     rows = connection.execute(select(schema.dropped_reports))
-    return {(row.device_id, row.cause): row.count for row in rows}
+    return {(row.device_id, row.cause): row._mapping["count"] for row in rows}
 
 
 def _open(envelope: bytes, public_key: str, topic: DeviceTopic) -> Report | DropCause:

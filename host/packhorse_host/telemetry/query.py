@@ -50,23 +50,21 @@ def release_figures(
     rows = connection.execute(query.order_by(*order))
     groups = groupby(rows, key=lambda row: tuple(row[:4]))
     return [
-        _figures(*key, [(row.device_id, TelemetryWindow.model_validate_json(row.window)) for row in group])
-        for key, group in groups
+        _figures(profile, [(row.device_id, TelemetryWindow.model_validate_json(row.window)) for row in group])
+        for (_, _, profile, _), group in groups
     ]
 
 
-def _figures(
-    model: str, version: str, profile: str, simulated: bool, found: list[tuple[str, TelemetryWindow]]
-) -> ReleaseFigures:
+def _figures(profile: str, found: list[tuple[str, TelemetryWindow]]) -> ReleaseFigures:
     windows = [window for _, window in found]
     sketch = merged(sketch_from_text(window.latency_us) for window in windows)
     energy_uj, reason = _energy(windows)
     temperatures = [window.temperature_c for window in windows if window.temperature_c is not None]
     return ReleaseFigures(
-        model=model,
-        version=version,
+        model=windows[0].model,
+        version=windows[0].version,
         profile=profile,
-        simulated=simulated,
+        simulated=windows[0].simulated,
         devices=len({device for device, _ in found}),
         windows=len(windows),
         requests=sum(window.requests for window in windows),

@@ -120,7 +120,7 @@ class TelemetryWindow(WireDocument):
     temperature_c: float | None
     energy: Energy | None
     energy_reason: str
-    """Why `energy` is absent; empty when it is there."""
+    """Why `energy`, or its part per inference, is absent; empty when it is there."""
     dropped_windows: int = 0
     """Windows that the spool gave up since the last one it could keep."""
 

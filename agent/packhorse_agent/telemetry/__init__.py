@@ -1,0 +1,1 @@
+"""What a device reports: windows of telemetry, the spool that survives being offline, the sending."""

@@ -44,7 +44,7 @@ class DeviceRecord(WireDocument):
 
 
 def add_device(connection: Connection, request: SigningRequest, tags: Iterable[str], now_s: float) -> None:
-    """Enrol a device by its checked request; one with the same key is brought up to date, so that enrolling twice is harmless.
+    """Enrol a device by its checked request; enrolling again with the same key brings it up to date.
 
     Raises:
         ConflictError: the name belongs to a device with another key.

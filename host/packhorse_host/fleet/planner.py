@@ -166,15 +166,13 @@ def finished_baselines(record: RolloutRecord) -> tuple[Baseline, ...]:
     )
 
 
-def build_document(
-    fleet: str, records: Sequence[RolloutRecord], older_baselines: Sequence[Baseline]
-) -> RolloutsDocument:
+def build_document(fleet: str, records: Sequence[RolloutRecord]) -> RolloutsDocument:
     """The document for the whole fleet; `records` oldest first.
 
     A completed rollout that reached everyone lives on as baselines; one that was ended or superseded stays
     named only as long as a device could still be on it and nothing newer has come for its slot and profiles.
     """
-    baselines = {(base.slot, base.profile): base for base in older_baselines}
+    baselines: dict[tuple[str, str], Baseline] = {}
     shown: list[RolloutRecord] = []
     for record in records:
         finished = finished_baselines(record)

@@ -1,0 +1,1 @@
+"""Runtimes behind one protocol, each imported only when a model needs it."""

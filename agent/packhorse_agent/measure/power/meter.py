@@ -21,7 +21,7 @@ MINIMUM_COVERAGE = 0.95
 MAXIMUM_POWER_W = 1000.0
 """More than any zone draws: a counter that could have wrapped twice at this power since is not trusted."""
 
-MAXIMUM_GAP_S = 2.0
+MAXIMUM_GAP_S = 1.0
 """Power is not interpolated over a longer gap between samples."""
 
 _MAX_SAMPLES = 65_536

@@ -1,0 +1,155 @@
+"""From a model and a list of profiles to bundle folders: all of them, or an error and none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from packhorse_agent.contract.base import sha256_hex
+from packhorse_agent.contract.manifest import (
+    Artifact,
+    ArtifactRole,
+    Evidence,
+    Manifest,
+    encode_manifest,
+)
+from packhorse_agent.contract.measurement import Measurement
+from packhorse_agent.runtime.golden import encode_golden
+from packhorse_agent.runtime.installed import installed_runtimes
+from packhorse_host.bundle.folder import BundleContent, FolderWriter, describe_artifact
+from packhorse_host.bundle.machine import measuring_machine, usable_cores
+from packhorse_host.bundle.request import Material, PackRequest, Target, plan, read_material
+from packhorse_host.bundle.rules import broken_rules, notices, refuse
+from packhorse_host.bundle.workbench import Announce, Workbench
+
+MODEL_FILE = "model.onnx"
+GOLDEN_FILE = "golden.npz"
+LABELS_FILE = "labels.txt"
+PREPROCESSING_FILE = "preprocessing.json"
+
+
+@dataclass(frozen=True)
+class PackedBundle:
+    """A bundle folder that stands, and what is worth saying about it."""
+
+    folder: Path
+    digest: str
+    """SHA-256 of the manifest: the bundle's name."""
+    manifest: Manifest
+    measurement: Measurement
+    notices: tuple[str, ...]
+
+    @property
+    def model(self) -> Path:
+        """The model artifact."""
+        return self.folder / MODEL_FILE
+
+
+def pack(request: PackRequest, announce: Announce) -> list[PackedBundle]:
+    """Quantize, evaluate, time and write one bundle for each profile.
+
+    Raises:
+        ConfigError, BadInputError: as `plan` and `read_material`.
+        RefusedError: a bundle breaks a rule that is not overridden; none is written.
+        OtherBundleError: another bundle is where one should go; none is written.
+        EnvironmentFaultError: disk or runtime; none is written.
+    """
+    targets = plan(request)
+    announce(f"reading {request.model.name}")
+    material = read_material(request)
+    bench = Workbench(material, targets[0].requirement, announce)
+    with FolderWriter(request.output) as writer:
+        bundles = [_pack_one(request, material, bench, target, writer) for target in targets]
+        writer.publish()
+    return bundles
+
+
+def _pack_one(
+    request: PackRequest, material: Material, bench: Workbench, target: Target, writer: FolderWriter
+) -> PackedBundle:
+    profile = target.profile.name
+    evidence = _evidence(request, material, bench, target)
+    broken = broken_rules(target.recipe, evidence)
+    refuse(profile, broken, request.allowed)
+    evidence = evidence.model_copy(update={"overrides": tuple(sorted(rule.value for rule in broken))})
+    files = _files(material, bench, target)
+    manifest = _manifest(request, material, bench, target, evidence, files)
+    measurement = _measure(manifest, bench, target)
+    folder = writer.stage(BundleContent(manifest, {entry.file: data for entry, data in files}, measurement))
+    said = [f"{profile}: overridden by --allow: {text}" for text in broken.values()]
+    said += notices(profile, target.recipe, evidence, measurement)
+    if bench.vectors_are_synthesized:
+        said.append(
+            f"{profile}: golden vectors are made up, since there is neither --calibration nor --evaluation"
+        )
+    return PackedBundle(folder, sha256_hex(encode_manifest(manifest)), manifest, measurement, tuple(said))
+
+
+def _evidence(request: PackRequest, material: Material, bench: Workbench, target: Target) -> Evidence:
+    variant = bench.variant(target.recipe)
+    kernels = bench.kernels(target.recipe, target.architecture)
+    calibration = material.calibration if target.calibrated else None
+    return Evidence(
+        quality=variant.quality,
+        max_drop_points=request.max_drop_points,
+        sqnr_db=None if variant.sqnr_db is None else round(variant.sqnr_db, 2),
+        size_fp32_bytes=len(material.source.data),
+        size_bytes=len(variant.model),
+        integer_kernels=kernels.integer,
+        compute_kernels=kernels.compute,
+        calibration_sha256=calibration.sha256 if calibration else None,
+        calibration_samples=calibration.count if calibration else 0,
+        source_sha256=material.source.sha256,
+    )
+
+
+def _files(material: Material, bench: Workbench, target: Target) -> list[tuple[Artifact, bytes]]:
+    variant = bench.variant(target.recipe)
+    contents = [
+        (ArtifactRole.MODEL, MODEL_FILE, variant.model),
+        (ArtifactRole.GOLDEN, GOLDEN_FILE, encode_golden(variant.golden)),
+        (ArtifactRole.LABELS, LABELS_FILE, material.labels),
+        (ArtifactRole.PREPROCESSING, PREPROCESSING_FILE, material.preprocessing),
+    ]
+    return [(describe_artifact(role, file, data), data) for role, file, data in contents if data is not None]
+
+
+def _manifest(
+    request: PackRequest,
+    material: Material,
+    bench: Workbench,
+    target: Target,
+    evidence: Evidence,
+    files: list[tuple[Artifact, bytes]],
+) -> Manifest:
+    tools = ("packhorse", "numpy", "onnx", "onnxruntime")
+    return Manifest(
+        model=request.name,
+        version=request.version,
+        profile=target.profile.name,
+        recipe=target.recipe,
+        runtime=target.requirement,
+        inputs=material.source.inputs,
+        outputs=material.source.outputs,
+        artifacts=tuple(entry for entry, _ in files),
+        probe=bench.variant(target.recipe).probe,
+        evidence=evidence,
+        tools={tool: version(tool) for tool in tools},
+    )
+
+
+def _measure(manifest: Manifest, bench: Workbench, target: Target) -> Measurement:
+    runtime = target.requirement.name
+    threads = min(target.requirement.threads, usable_cores())
+    machine = measuring_machine(runtime, installed_runtimes()[runtime], threads)
+    timed = bench.race(target.recipe, threads)
+    return Measurement(
+        manifest_sha256=sha256_hex(encode_manifest(manifest)),
+        machine=machine,
+        fp32=timed.fp32,
+        bundle=timed.bundle,
+        speedup=timed.speedup,
+        speedup_ci95=timed.speedup_ci95,
+        verified=machine.architecture in target.profile.compatible.architectures,
+    )

@@ -1,0 +1,145 @@
+"""What is to be packed, resolved and checked before anything expensive begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from packhorse_agent.contract.base import Name, Version
+from packhorse_agent.contract.manifest import RuntimeRequirement, TensorSpec
+from packhorse_agent.contract.profile import Profile
+from packhorse_agent.contract.recipe import Recipe
+from packhorse_host.bundle.descriptions import encode_labels, read_labels, read_preprocessing
+from packhorse_host.bundle.rules import Rule
+from packhorse_host.errors import ConfigError
+from packhorse_host.evaluate.samples import (
+    LabelledSamples,
+    Samples,
+    read_calibration,
+    read_evaluation,
+)
+from packhorse_host.quantize.errors import CalibrationNeededError
+from packhorse_host.quantize.graph import Architecture
+from packhorse_host.quantize.recipes import (
+    AUTO,
+    choose_recipe,
+    choose_runtime,
+    fuses_as,
+    needs_calibration,
+)
+from packhorse_host.quantize.source import SourceModel, read_source
+
+
+@dataclass(frozen=True)
+class PackRequest:
+    """What was asked for."""
+
+    model: Path
+    name: str
+    version: str
+    profiles: Sequence[Profile]
+    recipe: str = AUTO
+    calibration: Path | None = None
+    evaluation: Path | None = None
+    max_drop_points: float | None = None
+    labels: Path | None = None
+    preprocessing: Path | None = None
+    allowed: frozenset[Rule] = frozenset()
+    output: Path = Path("bundles")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One profile with the runtime and the recipe that it gets."""
+
+    profile: Profile
+    requirement: RuntimeRequirement
+    recipe: Recipe
+    architecture: Architecture
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether calibration data goes into the recipe."""
+        return needs_calibration(self.recipe)
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that was handed in, read and checked against the model."""
+
+    source: SourceModel
+    calibration: Samples | None
+    evaluation: LabelledSamples | None
+    labels: bytes | None
+    preprocessing: bytes | None
+
+
+def plan(request: PackRequest) -> list[Target]:
+    """Resolve each profile to a runtime and a recipe.
+
+    Raises:
+        ConfigError: a malformed name or version, no profile, a budget that nothing can be held against,
+            an unknown recipe, or a recipe that needs calibration where there is none.
+        BadInputError: a profile that no runtime serves.
+    """
+    _check_text("name", request.name, TypeAdapter(Name))
+    _check_text("version", request.version, TypeAdapter(Version))
+    if not request.profiles:
+        raise ConfigError("no profile to pack for: give --profile NAME, once or more")
+    if request.max_drop_points is not None and request.evaluation is None:
+        raise ConfigError("--max-drop needs --evaluation FILE.npz to measure the drop on")
+    unique = {profile.name: profile for profile in request.profiles}
+    return [_target(request, profile) for profile in unique.values()]
+
+
+def read_material(request: PackRequest) -> Material:
+    """Read the model and the files that come with it.
+
+    Raises:
+        BadInputError: one of them is missing, malformed, or does not fit the model.
+    """
+    source = read_source(request.model)
+    inputs, outputs = source.inputs, source.outputs
+    return Material(
+        source=source,
+        calibration=read_calibration(request.calibration, inputs) if request.calibration else None,
+        evaluation=read_evaluation(request.evaluation, inputs) if request.evaluation else None,
+        labels=encode_labels(read_labels(request.labels, outputs)) if request.labels else None,
+        preprocessing=read_preprocessing(request.preprocessing, inputs) if request.preprocessing else None,
+    )
+
+
+def tensor_names(specs: Sequence[TensorSpec]) -> tuple[str, ...]:
+    """Names of inputs or outputs, in order."""
+    return tuple(spec.name for spec in specs)
+
+
+def _target(request: PackRequest, profile: Profile) -> Target:
+    runtime = choose_runtime(profile)
+    recipe = choose_recipe(request.recipe, profile)
+    if needs_calibration(recipe) and request.calibration is None:
+        wish = f"profile `{profile.name}` prefers {recipe.name}" if request.recipe == AUTO else recipe.name
+        raise CalibrationNeededError(
+            f"{wish}, which needs calibration data: give --calibration FILE.npz with one array per model "
+            "input (about 100 samples), or choose --recipe dynamic_wi8_afp32 or --recipe fp32"
+        )
+    requirement = RuntimeRequirement(
+        name=runtime.name,
+        minimum_version=runtime.minimum_version,
+        providers=runtime.providers,
+        threads=profile.threads,
+    )
+    return Target(profile, requirement, recipe, fuses_as(profile))
+
+
+def _check_text(what: str, text: str, kind: TypeAdapter[str]) -> None:
+    try:
+        kind.validate_python(text)
+    except ValidationError as error:
+        rule = (
+            "numbers with dots, such as 1.0.2" if what == "version" else "a-z, 0-9, `.`, `_`, `-`, 63 at most"
+        )
+        raise ConfigError(f"--{what} `{text}` is not valid: {rule}") from error

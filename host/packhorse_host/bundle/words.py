@@ -1,0 +1,39 @@
+"""Evidence and measurements as people read them, alike in every command."""
+
+from __future__ import annotations
+
+from packhorse_agent.contract.manifest import Evidence
+from packhorse_agent.contract.measurement import Measurement
+
+UNKNOWN = "–"
+
+
+def score_text(evidence: Evidence) -> str:
+    """Accuracy before and after: `93.35 → 93.55`."""
+    quality = evidence.quality
+    return f"{quality.fp32:.2f} → {quality.quantized:.2f}" if quality else UNKNOWN
+
+
+def drop_text(evidence: Evidence) -> str:
+    """What was lost, in points, with its interval: `0.20 (-0.10 to 0.50)`."""
+    if evidence.quality is None:
+        return UNKNOWN
+    interval = evidence.quality.drop_ci95_points
+    return f"{evidence.quality.drop_points:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+
+
+def size_text(evidence: Evidence) -> str:
+    """Model size before and after in KiB: `135 → 65 KiB`."""
+    return f"{evidence.size_fp32_bytes / 1024:.0f} → {evidence.size_bytes / 1024:.0f} KiB"
+
+
+def kernels_text(evidence: Evidence) -> str:
+    """Integer kernels of all that compute: `24 of 24`."""
+    return f"{evidence.integer_kernels} of {evidence.compute_kernels}"
+
+
+def speed_text(measurement: Measurement) -> str:
+    """Speed-up with its interval, marked where it does not hold for the profile: `3.0x (2.9 to 3.1)`."""
+    interval = measurement.speedup_ci95
+    text = f"{measurement.speedup:.2f}x ({interval.low:.2f} to {interval.high:.2f})"
+    return text if measurement.verified else f"{text} unverified: {measurement.machine.architecture}"

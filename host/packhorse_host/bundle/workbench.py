@@ -1,0 +1,214 @@
+"""The expensive steps of packing, each done once however many profiles want its result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+
+from packhorse_agent.contract.base import canonical_json
+from packhorse_agent.contract.manifest import ProbeLimits, Quality, RuntimeRequirement
+from packhorse_agent.contract.recipe import Fp32, Recipe
+from packhorse_agent.runtime.base import Session
+from packhorse_agent.runtime.datatypes import Array
+from packhorse_agent.runtime.golden import GoldenVectors, replay, worst_sqnr_db
+from packhorse_host.bundle.machine import usable_cores
+from packhorse_host.bundle.request import Material, tensor_names
+from packhorse_host.errors import ConfigError
+from packhorse_host.evaluate.latency import Race, race
+from packhorse_host.evaluate.quality import compare
+from packhorse_host.evaluate.runner import open_session, run_all
+from packhorse_host.evaluate.samples import Samples
+from packhorse_host.evaluate.vectors import (
+    FP32_SQNR_MIN_DB,
+    SQNR_ALLOWANCE_DB,
+    candidates,
+    choose,
+    margin_for,
+    probe_limits,
+    synthesized,
+)
+from packhorse_host.quantize.emit_onnxruntime import emit
+from packhorse_host.quantize.errors import ModelError
+from packhorse_host.quantize.graph import Architecture, KernelCounts, count_kernels
+
+EVALUATION_BATCH: Final = 32
+RACE_BUDGET_S: Final = 1.0
+
+Announce = Callable[[str], None]
+"""Says what is done next."""
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """The model by one recipe, with what this machine found out about it."""
+
+    model: bytes
+    golden: GoldenVectors
+    sqnr_db: float | None
+    probe: ProbeLimits
+    quality: Quality | None
+
+
+class Workbench:
+    """Quantizes, evaluates and times one model; every result is kept."""
+
+    def __init__(self, material: Material, requirement: RuntimeRequirement, announce: Announce) -> None:
+        self._material = material
+        self._requirement = requirement
+        self._announce = announce
+        self._variants: dict[bytes, Variant] = {}
+        self._kernels: dict[tuple[bytes, Architecture], KernelCounts] = {}
+        self._sessions: dict[tuple[bytes, int], Session] = {}
+        self._races: dict[tuple[bytes, int], Race] = {}
+
+    @property
+    def vectors_are_synthesized(self) -> bool:
+        """Whether there was no data to take golden vectors from."""
+        return self._data is None
+
+    def variant(self, recipe: Recipe) -> Variant:
+        """The model by `recipe`, evaluated.
+
+        Raises:
+            BadInputError: the model does not quantize, or the data does not suit it.
+        """
+        key = canonical_json(recipe)
+        if key not in self._variants:
+            self._variants[key] = self._make(recipe)
+        return self._variants[key]
+
+    def kernels(self, recipe: Recipe, architecture: Architecture) -> KernelCounts:
+        """What the runtime makes of the variant on an architecture."""
+        key = canonical_json(recipe), architecture
+        if key not in self._kernels:
+            self._kernels[key] = count_kernels(self.variant(recipe).model, architecture)
+        return self._kernels[key]
+
+    def race(self, recipe: Recipe, threads: int) -> Race:
+        """The variant's latency against FP32's, one sample at a time, on this machine."""
+        key = canonical_json(recipe), threads
+        if key not in self._races:
+            self._announce(f"timing {recipe.name} against fp32 on {threads} threads")
+            variant = self.variant(recipe)
+            feed = {name: array[:1] for name, array in variant.golden.inputs.items()}
+            fp32, bundle = self._session(Fp32(), threads), self._session(recipe, threads)
+            self._races[key] = race(lambda: fp32.run(feed), lambda: bundle.run(feed), budget_s=RACE_BUDGET_S)
+        return self._races[key]
+
+    def _make(self, recipe: Recipe) -> Variant:
+        source = self._material.source
+        self._announce(
+            f"quantizing by {recipe.name}" if recipe.name != "fp32" else "taking the model as it is"
+        )
+        model = emit(source, recipe, self._material.calibration)
+        session = self._open(model, usable_cores())
+        self._sessions[canonical_json(recipe), usable_cores()] = session
+        golden = self._golden(session)
+        sqnr_db = None if recipe.name == "fp32" else worst_sqnr_db(golden.fp32, golden.host)
+        return Variant(
+            model=model,
+            golden=golden,
+            sqnr_db=sqnr_db,
+            probe=self._limits(golden, sqnr_db),
+            quality=self._quality(recipe.name, session),
+        )
+
+    def _session(self, recipe: Recipe, threads: int) -> Session:
+        key = canonical_json(recipe), threads
+        if key not in self._sessions:
+            model = self._material.source.data if recipe.name == "fp32" else self.variant(recipe).model
+            self._sessions[key] = self._open(model, threads)
+        return self._sessions[key]
+
+    def _open(self, model: bytes, threads: int) -> Session:
+        source = self._material.source
+        requirement = self._requirement.model_copy(update={"threads": threads})
+        return open_session(model, requirement, source.inputs, source.outputs)
+
+    def _golden(self, session: Session) -> GoldenVectors:
+        """Choose vectors by how sure FP32 is where this model is noisy, and run both on them."""
+        pool, outputs = self._pool, tensor_names(self._material.source.outputs)
+        fp32 = self._run(self._fp32, pool)
+        noise_db = worst_sqnr_db(fp32, self._run(session, pool))
+        limit_db = FP32_SQNR_MIN_DB if noise_db is None else noise_db - SQNR_ALLOWANCE_DB
+        scores = fp32[outputs[0]] if self._decides else None
+        margin = margin_for(scores, limit_db) if scores is not None else 0.0
+        inputs = pool.take(choose(scores, margin)).arrays
+        reference = self._replayed(self._fp32, inputs)
+        return GoldenVectors(inputs, reference, self._replayed(session, inputs))
+
+    def _replayed(self, session: Session, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        vectors = GoldenVectors(inputs, inputs, inputs)
+        return replay(session.run, self._material.source.inputs, vectors, time.perf_counter).outputs
+
+    def _limits(self, golden: GoldenVectors, sqnr_db: float | None) -> ProbeLimits:
+        first = self._material.source.outputs[0].name
+        return probe_limits(
+            sqnr_db, golden.fp32[first], golden.host[first], golden.count, classification=self._decides
+        )
+
+    def _quality(self, recipe: str, session: Session) -> Quality | None:
+        evaluation = self._material.evaluation
+        if evaluation is None:
+            return None
+        reference = self._fp32_scores
+        if recipe == "fp32":
+            scores = reference
+        else:
+            self._announce(f"evaluating {recipe} on {evaluation.samples.count} samples")
+            scores = self._scores(session, evaluation.samples)
+        return compare(reference, scores, evaluation.labels, evaluation.sha256)
+
+    def _scores(self, session: Session, samples: Samples) -> Array:
+        first = self._material.source.outputs[0].name
+        return run_all(session, samples, self._batch, [first])[first]
+
+    def _run(self, session: Session, samples: Samples) -> dict[str, Array]:
+        return run_all(session, samples, self._batch, tensor_names(self._material.source.outputs))
+
+    @property
+    def _batch(self) -> int:
+        return 1 if self._material.source.one_at_a_time else EVALUATION_BATCH
+
+    @property
+    def _decides(self) -> bool:
+        """Whether the first output holds class scores: somebody gave labels, and it has their form."""
+        known = self._material.labels is not None or self._material.evaluation is not None
+        shape = self._material.source.outputs[0].shape
+        return known and len(shape) == 2 and shape[1] != 1
+
+    @cached_property
+    def _fp32(self) -> Session:
+        return self._session(Fp32(), usable_cores())
+
+    @cached_property
+    def _fp32_scores(self) -> Array:
+        evaluation = self._material.evaluation
+        assert evaluation is not None  # noqa: S101
+        self._announce(f"evaluating fp32 on {evaluation.samples.count} samples")
+        return self._scores(self._fp32, evaluation.samples)
+
+    @cached_property
+    def _data(self) -> Samples | None:
+        evaluation = self._material.evaluation
+        return evaluation.samples if evaluation is not None else self._material.calibration
+
+    @cached_property
+    def _pool(self) -> Samples:
+        data = self._data
+        pool = data.take(candidates(data.count)) if data else synthesized(self._material.source.inputs)
+        if pool is None:
+            raise ConfigError(
+                "golden vectors need inputs, and the model's have free axes: "
+                "give --calibration or --evaluation FILE.npz"
+            )
+        outputs = self._run(self._fp32, pool)
+        wrong = [name for name, array in outputs.items() if not np.isfinite(array).all()]
+        if wrong:
+            raise ModelError(f"the float model itself gives NaN or infinity in {', '.join(wrong)}")
+        return pool

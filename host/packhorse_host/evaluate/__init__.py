@@ -1,0 +1,1 @@
+"""The float model against the quantized one: data, scores, golden vectors, latency."""

@@ -1,0 +1,56 @@
+"""A model opened the way a device opens it, and run over data sets."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from packhorse_agent.contract.manifest import RuntimeRequirement, TensorSpec
+from packhorse_agent.runtime.base import Session, open_model
+from packhorse_agent.runtime.datatypes import Array
+from packhorse_host.evaluate.errors import DataMismatchError
+from packhorse_host.evaluate.samples import Samples
+
+
+def open_session(
+    model: bytes,
+    requirement: RuntimeRequirement,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+) -> Session:
+    """Open a serialized model with the device's own runtime module, on the CPU.
+
+    Raises:
+        RuntimeMissingError: the runtime is not installed, or too old.
+        ModelLoadError: the runtime does not take the model, or its tensors are not those named.
+    """
+    with tempfile.TemporaryDirectory(prefix="packhorse-") as folder:
+        path = Path(folder) / "model"
+        path.write_bytes(model)
+        return open_model(path, requirement.model_copy(update={"providers": ()}), inputs, outputs)
+
+
+def run_all(session: Session, samples: Samples, batch: int, outputs: Sequence[str]) -> dict[str, Array]:
+    """Run every sample, `batch` at a time; arrays for the named outputs, the first axis counting samples.
+
+    Raises:
+        InputRefusedError: the model does not take the data.
+    """
+    parts: dict[str, list[Array]] = {name: [] for name in outputs}
+    for feed in samples.batches(batch):
+        results = session.run(feed)
+        for name in outputs:
+            parts[name].append(_checked(name, results[name], batch))
+    return {name: np.concatenate(arrays)[: samples.count] for name, arrays in parts.items()}
+
+
+def _checked(name: str, array: Array, batch: int) -> Array:
+    if array.shape[:1] != (batch,):
+        raise DataMismatchError(
+            f"output `{name}` has shape {list(array.shape)} for {batch} samples; "
+            "its first axis must count samples"
+        )
+    return array

@@ -1,0 +1,36 @@
+"""What quantization raises, on top of the host's tree (see `packhorse_host.errors`).
+
+::
+
+    BadInputError
+    ├── ModelError                    not an ONNX model, damaged, or of a kind that cannot be packed
+    │   └── UnsupportedOperatorError  holds operators that the runtime does not know
+    └── UnservedProfileError          no runtime of the profile can be packed for
+    ConfigError
+    ├── UnknownRecipeError            no recipe has this name
+    └── CalibrationNeededError        the recipe fixes activation ranges and there is no data to fix them with
+"""
+
+from __future__ import annotations
+
+from packhorse_host.errors import BadInputError, ConfigError
+
+
+class ModelError(BadInputError):
+    """The model file is not one that can be packed."""
+
+
+class UnsupportedOperatorError(ModelError):
+    """The model holds operators that the runtime does not know."""
+
+
+class UnservedProfileError(BadInputError):
+    """None of the profile's runtimes can be packed for."""
+
+
+class UnknownRecipeError(ConfigError):
+    """No recipe has this name."""
+
+
+class CalibrationNeededError(ConfigError):
+    """The recipe needs calibration data and none was given."""

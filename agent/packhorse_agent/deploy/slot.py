@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from packhorse_agent.contract.messages import DeploymentReport, SlotInventory
-from packhorse_agent.contract.states import DeploymentState, FailureReason
+from packhorse_agent.contract.states import RESTING, DeploymentState, FailureReason
 from packhorse_agent.deploy import events as ev
 from packhorse_agent.deploy.fetch import BundleFetcher
 from packhorse_agent.deploy.listeners import SlotListeners
@@ -118,6 +119,30 @@ class SlotRunner:
             endpoint=self._ports.listeners.endpoint,
         )
 
+    def served_by(self, worker: WorkerProcess) -> Attempt | None:
+        """What a worker of this slot serves or served; None when it has been forgotten."""
+        state = self.state
+        under_way = state.deployment.attempt if state.deployment else None
+        sha256 = worker.spec.manifest_path.name
+        known = (one for one in (state.active, state.standby, under_way) if one)
+        return next((one for one in known if one.bundle.sha256 == sha256), None)
+
+    def rest(self) -> tuple[object, ...]:
+        """Changes whenever the slot has come to rest differently, or serves something else."""
+        deployment = self.state.deployment
+        resting = deployment.state if deployment and deployment.state in RESTING else None
+        return (self.state.active, self.state.standby, resting, self._workers.active_serving)
+
+    def describe(self) -> dict[str, Any]:
+        """All that a person may want to know, as plain data for the status."""
+        deployment = self.state.deployment
+        return {
+            **self.inventory().model_dump(mode="json"),
+            "pid": self._workers.active.pid if self._workers.active else None,
+            "standby_version": self.state.standby.version if self.state.standby else None,
+            "deployment": deployment.model_dump(mode="json") if deployment else None,
+        }
+
     def stop(self) -> None:
         """End all workers at once and close the listeners."""
         workers = self._workers
@@ -212,6 +237,7 @@ class SlotRunner:
 
     def _retire(self, worker: WorkerProcess | None) -> None:
         if worker is not None:
+            worker.request_stats()
             worker.drain(DRAIN_GRACE_S)
             self._workers.draining.append(worker)
 

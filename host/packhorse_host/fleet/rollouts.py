@@ -5,17 +5,62 @@ The controller reads the database and takes it from there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
 from sqlalchemy import Connection
 
-from packhorse_host.errors import ConflictError, RefusedError
+from packhorse_agent.contract.rollout import BundleRef
+from packhorse_host.errors import ConfigError, ConflictError, NotFoundError, RefusedError
 from packhorse_host.fleet.database import add_rollout, append_audit, load_rollout, load_rollouts, save_rollout
 from packhorse_host.fleet.devices import load_devices
 from packhorse_host.fleet.model import FINAL, RolloutProgress, RolloutRecord, RolloutSpec
+from packhorse_host.fleet.phases import parse_phase
 from packhorse_host.fleet.planner import preview
+from packhorse_host.repository import ReleaseInfo
 
 _P = RolloutProgress
 
 _ABORTS = frozenset({_P.STOPPED, _P.CANCELLED, _P.REVERTED})
+
+
+def make_spec(phases: Sequence[str], **fields: Any) -> RolloutSpec:
+    """An order from what a person typed.
+
+    Raises:
+        ConfigError: a phase or a field cannot be what was typed.
+    """
+    try:
+        return RolloutSpec.model_validate({**fields, "phases": tuple(map(parse_phase, phases))})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{where or 'rollout'}: {first['msg']}") from error
+
+
+def choose_bundles(
+    releases: Sequence[ReleaseInfo], model: str, version: str, recipe: str | None
+) -> dict[str, BundleRef]:
+    """Exactly one bundle for each profile that the release has.
+
+    Raises:
+        NotFoundError: nothing of that name, version and recipe is published.
+        ConflictError: a profile has bundles of several recipes and none was named.
+    """
+    chosen: dict[str, ReleaseInfo] = {}
+    for release in releases:
+        if (release.model, release.version) != (model, version) or recipe not in (None, release.recipe):
+            continue
+        other = chosen.setdefault(release.profile, release)
+        if other is not release:
+            both = f"{other.recipe} and {release.recipe}"
+            raise ConflictError(f"{release.profile} has bundles of {both}; choose one with --recipe")
+    if not chosen:
+        what = f"{model} {version}" + (f" with recipe {recipe}" if recipe else "")
+        known = sorted({f"{one.model} {one.version}" for one in releases})
+        raise NotFoundError(f"{what} is not published; published: {', '.join(known) or 'nothing yet'}")
+    return {profile: release.ref for profile, release in chosen.items()}
 
 
 def start_rollout(connection: Connection, spec: RolloutSpec, actor: str, now_s: float) -> RolloutRecord:

@@ -1,0 +1,43 @@
+"""The supervisor: one main thread that drains a queue of events, and owns every decision on the device.
+
+Run as `python -m packhorse_agent.service --config FILE` (what `packhorse-agent run` becomes). It never
+imports a runtime, numpy or Typer: models live in worker processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from packhorse_agent.config import load_config
+from packhorse_agent.contract.exit_codes import ExitCode
+from packhorse_agent.errors import AgentError
+from packhorse_agent.supervisor.supervisor import Supervisor
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the agent until SIGTERM or SIGINT; the exit code says whose fault an early end is."""
+    parser = argparse.ArgumentParser(prog="packhorse-agent run")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        supervisor = Supervisor(load_config(options.config))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: supervisor.request_stop())
+        supervisor.run()
+    except AgentError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    return ExitCode.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

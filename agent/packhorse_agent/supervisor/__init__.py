@@ -1,0 +1,1 @@
+"""The supervisor's parts, put together: identity, slots, messages, telemetry, status."""

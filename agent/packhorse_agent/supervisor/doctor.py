@@ -1,0 +1,113 @@
+"""Looks a device over and says, for each thing that it needs, whether it is right and what to do if not."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from packhorse_agent.config import AgentConfig, load_config
+from packhorse_agent.contract.base import WireDocument, version_key
+from packhorse_agent.contract.profile import Profile
+from packhorse_agent.errors import AgentError
+from packhorse_agent.machine import machine_facts
+from packhorse_agent.measure.power import Unavailable, probe
+from packhorse_agent.profiles import check_hardware, detect_profile, find_profile
+from packhorse_agent.runtime.installed import installed_runtimes
+from packhorse_agent.supervisor.identity import load_identity
+
+_CONNECT_TIMEOUT_S = 5.0
+_ROOT = Path("/")
+
+
+class Check(WireDocument):
+    """One thing that was looked at."""
+
+    what: str
+    verdict: Literal["good", "note", "problem"]
+    detail: str
+
+
+def examine(config_path: Path) -> list[Check]:
+    """All checks, in the order in which a person would mend things."""
+    try:
+        config = load_config(config_path)
+        profile = find_profile(config.profile)
+    except AgentError as error:
+        return [Check(what="configuration", verdict="problem", detail=str(error))]
+    checks = [Check(what="configuration", verdict="good", detail=str(config_path))]
+    checks += [_profile(config, profile), *_runtimes(profile), _storage(config, profile)]
+    checks += [*_enrolment(config), *_power(profile)]
+    return checks
+
+
+def _profile(config: AgentConfig, profile: Profile) -> Check:
+    problem = check_hardware(profile, machine_facts())
+    if problem and config.simulate_hardware:
+        return Check(what="profile", verdict="note", detail=f"{problem}; simulate_hardware waives it")
+    if problem:
+        return Check(what="profile", verdict="problem", detail=problem)
+    detected = detect_profile()
+    if detected not in (None, profile.name):
+        text = f"{profile.name} is configured, this machine looks like {detected}"
+        return Check(what="profile", verdict="note", detail=text)
+    return Check(what="profile", verdict="good", detail=profile.name)
+
+
+def _runtimes(profile: Profile) -> Iterator[Check]:
+    installed = installed_runtimes()
+    usable = False
+    for runtime in profile.runtimes:
+        have = installed.get(runtime.name)
+        what = f"runtime {runtime.name}"
+        if have is None:
+            yield Check(what=what, verdict="note", detail=f"not installed; install packhorse[{runtime.name}]")
+        elif version_key(have) < version_key(runtime.minimum_version):
+            yield Check(what=what, verdict="note", detail=f"{have} is below {runtime.minimum_version}")
+        else:
+            usable = True
+            yield Check(what=what, verdict="good", detail=have)
+    if not usable:
+        yield Check(what="runtimes", verdict="problem", detail="none of the profile's runtimes can be used")
+
+
+def _storage(config: AgentConfig, profile: Profile) -> Check:
+    folder = config.state_folder
+    if not folder.exists():
+        text = f"{folder} does not exist yet; `packhorse-agent request` makes it"
+        return Check(what="storage", verdict="note", detail=text)
+    free, budget = shutil.disk_usage(folder).free, config.storage_budget_bytes(profile)
+    text = f"{free // 2**20} MiB free, the budget is {budget // 2**20} MiB"
+    return Check(what="storage", verdict="good" if free >= budget else "note", detail=text)
+
+
+def _enrolment(config: AgentConfig) -> Iterator[Check]:
+    try:
+        identity = load_identity(config.state_folder)
+    except AgentError as error:
+        yield Check(what="enrolment", verdict="problem", detail=str(error))
+        return
+    yield Check(what="enrolment", verdict="good", detail=f"{identity.device_id} of {identity.fleet}")
+    broker = identity.enrolment.broker
+    host, port = config.mqtt.host or broker.host, config.mqtt.port or broker.port
+    try:
+        socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        text = f"{host}:{port} cannot be reached: {error}; is `packhorse serve` up?"
+        yield Check(what="broker", verdict="problem", detail=text)
+    else:
+        yield Check(what="broker", verdict="good", detail=f"{host}:{port} answers")
+
+
+def _power(profile: Profile) -> Iterator[Check]:
+    if not profile.power_sources:
+        yield Check(what="power", verdict="note", detail=f"profile {profile.name} names no power source")
+    for source in profile.power_sources:
+        found = probe(_ROOT, source)
+        what = f"power source {source.kind.value}"
+        if isinstance(found, Unavailable):
+            yield Check(what=what, verdict="note", detail=found.reason)
+        else:
+            yield Check(what=what, verdict="good", detail=found.source)

@@ -1,0 +1,86 @@
+"""Who this device is: its key, its enrolment, and how often it has started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from packhorse_agent.contract.enrolment import Enrolment, SigningRequest
+from packhorse_agent.errors import BadInputError, ConfigError, ConflictError
+from packhorse_agent.store.durable import write_durable
+from packhorse_agent.trust.keys import DeviceKey, make_signing_request
+
+KEY_FILE = "device.key"
+ENROLMENT_FILE = "enrolment.json"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The enrolled device."""
+
+    key: DeviceKey
+    enrolment: Enrolment
+
+    @property
+    def device_id(self) -> str:
+        """The name under which the fleet knows the device."""
+        return self.enrolment.device_id
+
+    @property
+    def fleet(self) -> str:
+        """The fleet that it belongs to."""
+        return self.enrolment.fleet
+
+
+def load_identity(state_folder: Path) -> Identity:
+    """Read key and enrolment.
+
+    Raises:
+        ConfigError: the device is not enrolled yet; the text says how that is done.
+        BadInputError: the enrolment file cannot be read.
+    """
+    path = state_folder / ENROLMENT_FILE
+    if not path.exists():
+        raise ConfigError(
+            f"{state_folder} is not enrolled: run `packhorse-agent request`, hand the request to the fleet's "
+            "owner (`packhorse device enroll`), and give the answer to `packhorse-agent accept`"
+        )
+    return Identity(DeviceKey.load_or_create(state_folder / KEY_FILE), read_enrolment(path))
+
+
+def read_enrolment(path: Path) -> Enrolment:
+    """Read an enrolment file.
+
+    Raises:
+        BadInputError: missing or not an enrolment.
+    """
+    try:
+        return Enrolment.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BadInputError(f"{path} is no enrolment: {error}") from error
+
+
+def request_enrolment(state_folder: Path, device_id: str, profile: str) -> SigningRequest:
+    """Make the device's key if there is none, and a signed request for it."""
+    state_folder.mkdir(parents=True, exist_ok=True)
+    key = DeviceKey.load_or_create(state_folder / KEY_FILE)
+    return make_signing_request(key, device_id, profile)
+
+
+def accept_enrolment(state_folder: Path, source: Path, device_id: str) -> Enrolment:
+    """Take an enrolment in; the same one twice is no error.
+
+    Raises:
+        BadInputError: not an enrolment, or that of another device.
+        ConflictError: the device is enrolled already, differently.
+    """
+    enrolment = read_enrolment(source)
+    if enrolment.device_id != device_id:
+        raise BadInputError(f"{source} enrols {enrolment.device_id}, this device is {device_id}")
+    path = state_folder / ENROLMENT_FILE
+    if path.exists() and read_enrolment(path) != enrolment:
+        raise ConflictError(f"{state_folder} is enrolled already; remove {path} to enrol it anew")
+    write_durable(path, enrolment.model_dump_json().encode(), mode=0o600)
+    return enrolment

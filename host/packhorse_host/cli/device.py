@@ -1,0 +1,124 @@
+"""`packhorse device`: enrol, list and show."""
+
+from __future__ import annotations
+
+import getpass
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from packhorse_host.cli.output import JsonOption, WorkspaceOption, print_json, print_table
+
+if TYPE_CHECKING:
+    from packhorse_host.fleet.devices import DeviceRecord
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command()
+def enroll(
+    request: Annotated[Path, typer.Argument(help="What `packhorse-agent request` wrote.")],
+    tag: Annotated[list[str] | None, typer.Option(help="A tag for selectors; may be repeated.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Default: DEVICE.enrolment.json")
+    ] = None,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Take a device into the fleet, and write the file that `packhorse-agent accept` takes.
+
+    The file holds the device's password for the broker: carry it over a safe way and remove it.
+
+    \b
+    Example:
+      packhorse device enroll camera-7.request.json --tag canary
+    """
+    from packhorse_agent.store.durable import write_durable
+    from packhorse_host.fleet.enrol import enrol_device, read_signing_request
+    from packhorse_host.fleet.opened import open_fleet
+
+    checked = read_signing_request(request)
+    with open_fleet(workspace) as fleet:
+        enrolment = enrol_device(fleet, checked, tag or [], getpass.getuser(), time.time())
+    path = output or Path(f"{checked.device_id}.enrolment.json")
+    write_durable(path, enrolment.model_dump_json().encode(), mode=0o600)
+    typer.echo(f"{path}: enrolment of {checked.device_id} as {checked.profile}", err=True)
+
+
+@app.command("list")
+def list_(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """List all devices with what they serve."""
+    from packhorse_host.fleet.devices import load_devices
+    from packhorse_host.fleet.opened import open_fleet
+
+    with open_fleet(workspace) as fleet, fleet.database.transaction() as connection:
+        devices = load_devices(connection)
+    if as_json:
+        print_json(devices)
+        return
+    rows = [
+        (
+            one.device_id,
+            _profile(one),
+            "online" if one.online else "offline",
+            ", ".join(one.tags),
+            _slots(one),
+        )
+        for one in devices
+    ]
+    print_table(("device", "profile", "link", "tags", "serves"), rows)
+
+
+@app.command()
+def show(
+    device_id: Annotated[str, typer.Argument(help="The device's name.")],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a device's inventory, its latest deployments and what it measured."""
+    from packhorse_host.fleet.devices import load_device, load_history
+    from packhorse_host.fleet.opened import open_fleet
+    from packhorse_host.telemetry.query import release_figures
+
+    with open_fleet(workspace) as fleet, fleet.database.transaction() as connection:
+        device = load_device(connection, device_id)
+        history = load_history(connection, device_id)
+        figures = release_figures(connection, device_id=device_id)
+    if as_json:
+        print_json({**device.model_dump(mode="json"), "history": history, "figures": figures})
+        return
+    _print_device(device)
+    rows = [
+        (_time(one.at_unix_ms / 1000), one.slot, f"{one.model} {one.version}", one.state.value, one.detail)
+        for one in history
+    ]
+    print_table(("at", "slot", "release", "state", "detail"), rows)
+
+
+def _print_device(device: DeviceRecord) -> None:
+    typer.echo(f"{device.device_id}: {_profile(device)}, {'online' if device.online else 'offline'}")
+    typer.echo(f"tags: {', '.join(device.tags) or 'none'}")
+    inventory = device.inventory
+    if inventory is None:
+        typer.echo("it has not reported yet")
+        return
+    runtimes = ", ".join(f"{name} {version}" for name, version in sorted(inventory.runtimes.items()))
+    power = ", ".join(inventory.power_sources) or f"none: {inventory.power_reason}"
+    typer.echo(f"{inventory.cpu_model}, {inventory.cpu_count} cores, {inventory.memory_bytes // 2**20} MiB")
+    typer.echo(f"runtimes: {runtimes or 'none'}; power: {power}")
+    typer.echo(f"serves: {_slots(device) or 'nothing'}")
+
+
+def _profile(device: DeviceRecord) -> str:
+    return f"{device.profile} (simulated)" if device.simulated else device.profile
+
+
+def _slots(device: DeviceRecord) -> str:
+    slots = device.inventory.slots if device.inventory else ()
+    return ", ".join(f"{one.slot}={one.model} {one.version}" for one in slots if one.model)
+
+
+def _time(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")

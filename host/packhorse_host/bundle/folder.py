@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final
 
 from packhorse_agent.contract.base import canonical_json, sha256_hex
 from packhorse_agent.contract.chunks import build_index
@@ -30,9 +29,8 @@ from packhorse_agent.errors import EnvironmentFaultError
 from packhorse_agent.store.durable import write_durable
 from packhorse_agent.store.errors import storage_error
 from packhorse_agent.store.files import OS_FILES
+from packhorse_agent.trust.bundle_folder import MEASUREMENT_FILE
 from packhorse_host.bundle.errors import OtherBundleError
-
-MEASUREMENT_FILE: Final = "measurement.json"
 
 
 @dataclass(frozen=True)

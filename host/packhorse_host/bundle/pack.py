@@ -68,21 +68,18 @@ def pack(request: PackRequest, announce: Announce) -> list[PackedBundle]:
 def _pack_one(
     request: PackRequest, material: Material, bench: Workbench, target: Target, writer: FolderWriter
 ) -> PackedBundle:
-    profile = target.profile.name
     evidence = _evidence(request, material, bench, target)
     broken = broken_rules(target.recipe, evidence)
-    refuse(profile, broken, request.allowed)
+    refuse(target.profile.name, broken, request.allowed)
     evidence = evidence.model_copy(update={"overrides": tuple(sorted(rule.value for rule in broken))})
     files = _files(material, bench, target)
     manifest = _manifest(request, material, bench, target, evidence, files)
     measurement = _measure(manifest, bench, target)
     folder = writer.stage(BundleContent(manifest, {entry.file: data for entry, data in files}, measurement))
-    said = [f"{profile}: overridden by --allow: {text}" for text in broken.values()]
-    said += notices(profile, target.recipe, evidence, measurement)
+    said = [f"overridden by --allow: {text}" for text in broken.values()]
+    said += notices(target.recipe, evidence, measurement)
     if bench.vectors_are_synthesized:
-        said.append(
-            f"{profile}: golden vectors are made up, since there is neither --calibration nor --evaluation"
-        )
+        said.append("golden vectors are made up, since there is neither --calibration nor --evaluation")
     return PackedBundle(folder, sha256_hex(encode_manifest(manifest)), manifest, measurement, tuple(said))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,8 @@ def plan(request: PackRequest) -> list[Target]:
         raise ConfigError("no profile to pack for: give --profile NAME, once or more")
     if request.max_drop_points is not None and request.evaluation is None:
         raise ConfigError("--max-drop needs --evaluation FILE.npz to measure the drop on")
+    if not math.isfinite(request.max_drop_points or 0.0):
+        raise ConfigError(f"--max-drop must be a number of points, found {request.max_drop_points}")
     unique = {profile.name: profile for profile in request.profiles}
     return [_target(request, profile) for profile in unique.values()]
 

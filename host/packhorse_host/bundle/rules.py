@@ -49,7 +49,7 @@ def refuse(profile: str, broken: dict[Rule, str], allowed: Collection[Rule]) -> 
             raise kind(f"{profile}: {text}; --allow {rule.value} packs it all the same")
 
 
-def notices(profile: str, recipe: Recipe, evidence: Evidence, measurement: Measurement) -> list[str]:
+def notices(recipe: Recipe, evidence: Evidence, measurement: Measurement) -> list[str]:
     """What a person should know about a bundle that is packed."""
     said = []
     floats = evidence.compute_kernels - evidence.integer_kernels
@@ -69,4 +69,4 @@ def notices(profile: str, recipe: Recipe, evidence: Evidence, measurement: Measu
             f"{measurement.bundle.latency_p50_us:.0f} us against {measurement.fp32.latency_p50_us:.0f} us "
             f"(speed-up {measurement.speedup:.2f}); consider --recipe fp32"
         )
-    return [f"{profile}: {text}" for text in said]
+    return said

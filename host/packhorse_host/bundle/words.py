@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from packhorse_agent.contract.manifest import Evidence
-from packhorse_agent.contract.measurement import Measurement
+from packhorse_agent.contract.manifest import Evidence, TensorSpec
+from packhorse_agent.contract.measurement import LatencySummary, Measurement
 
 UNKNOWN = "–"
 
@@ -37,3 +37,16 @@ def speed_text(measurement: Measurement) -> str:
     interval = measurement.speedup_ci95
     text = f"{measurement.speedup:.2f}x ({interval.low:.2f} to {interval.high:.2f})"
     return text if measurement.verified else f"{text} unverified: {measurement.machine.architecture}"
+
+
+def latency_text(latency: LatencySummary) -> str:
+    """Quantiles in microseconds: `p50 120 us, p95 130 us, p99 150 us of 300`."""
+    quantiles = (latency.latency_p50_us, latency.latency_p95_us, latency.latency_p99_us)
+    texts = [f"{name} {value:.0f} us" for name, value in zip(("p50", "p95", "p99"), quantiles, strict=True)]
+    return f"{', '.join(texts)} of {latency.inferences}"
+
+
+def tensor_text(spec: TensorSpec) -> str:
+    """Name, datatype and shape, `*` for any length: `image FP32 [*, 1, 28, 28]`."""
+    shape = ", ".join("*" if axis == -1 else str(axis) for axis in spec.shape)
+    return f"{spec.name} {spec.datatype} [{shape}]"

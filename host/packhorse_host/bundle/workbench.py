@@ -31,6 +31,7 @@ from packhorse_host.evaluate.vectors import (
     margin_for,
     probe_limits,
     synthesized,
+    vector_count,
 )
 from packhorse_host.quantize.emit_onnxruntime import emit
 from packhorse_host.quantize.errors import ModelError
@@ -108,6 +109,7 @@ class Workbench:
         model = emit(source, recipe, self._material.calibration)
         session = self._open(model, usable_cores())
         self._sessions[canonical_json(recipe), usable_cores()] = session
+        quality = self._quality(recipe.name, session)
         golden = self._golden(session)
         sqnr_db = None if recipe.name == "fp32" else worst_sqnr_db(golden.fp32, golden.host)
         return Variant(
@@ -115,7 +117,7 @@ class Workbench:
             golden=golden,
             sqnr_db=sqnr_db,
             probe=self._limits(golden, sqnr_db),
-            quality=self._quality(recipe.name, session),
+            quality=quality,
         )
 
     def _session(self, recipe: Recipe, threads: int) -> Session:
@@ -132,25 +134,24 @@ class Workbench:
 
     def _golden(self, session: Session) -> GoldenVectors:
         """Choose vectors by how sure FP32 is where this model is noisy, and run both on them."""
-        pool, outputs = self._pool, tensor_names(self._material.source.outputs)
-        fp32 = self._run(self._fp32, pool)
-        noise_db = worst_sqnr_db(fp32, self._run(session, pool))
+        fp32 = self._fp32_on_pool
+        noise_db = worst_sqnr_db(fp32, self._run(session, self._pool))
         limit_db = FP32_SQNR_MIN_DB if noise_db is None else noise_db - SQNR_ALLOWANCE_DB
-        scores = fp32[outputs[0]] if self._decides else None
+        count = min(
+            self._pool.count, vector_count([*self._pool.arrays.values(), *fp32.values(), *fp32.values()])
+        )
+        scores = fp32[self._first_output] if self._decides else None
         margin = margin_for(scores, limit_db) if scores is not None else 0.0
-        inputs = pool.take(choose(scores, margin)).arrays
-        reference = self._replayed(self._fp32, inputs)
-        return GoldenVectors(inputs, reference, self._replayed(session, inputs))
+        inputs = self._pool.take(choose(scores, margin, count)).arrays
+        return GoldenVectors(inputs, self._replayed(self._fp32, inputs), self._replayed(session, inputs))
 
     def _replayed(self, session: Session, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         vectors = GoldenVectors(inputs, inputs, inputs)
         return replay(session.run, self._material.source.inputs, vectors, time.perf_counter).outputs
 
     def _limits(self, golden: GoldenVectors, sqnr_db: float | None) -> ProbeLimits:
-        first = self._material.source.outputs[0].name
-        return probe_limits(
-            sqnr_db, golden.fp32[first], golden.host[first], golden.count, classification=self._decides
-        )
+        fp32, host = golden.fp32[self._first_output], golden.host[self._first_output]
+        return probe_limits(sqnr_db, fp32, host, golden.count, classification=self._decides)
 
     def _quality(self, recipe: str, session: Session) -> Quality | None:
         evaluation = self._material.evaluation
@@ -165,8 +166,7 @@ class Workbench:
         return compare(reference, scores, evaluation.labels, evaluation.sha256)
 
     def _scores(self, session: Session, samples: Samples) -> Array:
-        first = self._material.source.outputs[0].name
-        return run_all(session, samples, self._batch, [first])[first]
+        return run_all(session, samples, self._batch, [self._first_output])[self._first_output]
 
     def _run(self, session: Session, samples: Samples) -> dict[str, Array]:
         return run_all(session, samples, self._batch, tensor_names(self._material.source.outputs))
@@ -176,11 +176,15 @@ class Workbench:
         return 1 if self._material.source.one_at_a_time else EVALUATION_BATCH
 
     @property
+    def _first_output(self) -> str:
+        return self._material.source.outputs[0].name
+
+    @property
     def _decides(self) -> bool:
         """Whether the first output holds class scores: somebody gave labels, and it has their form."""
         known = self._material.labels is not None or self._material.evaluation is not None
-        shape = self._material.source.outputs[0].shape
-        return known and len(shape) == 2 and shape[1] != 1
+        scores = self._fp32_on_pool[self._first_output]
+        return known and scores.ndim == 2 and scores.shape[1] > 1
 
     @cached_property
     def _fp32(self) -> Session:
@@ -207,8 +211,12 @@ class Workbench:
                 "golden vectors need inputs, and the model's have free axes: "
                 "give --calibration or --evaluation FILE.npz"
             )
-        outputs = self._run(self._fp32, pool)
+        return pool
+
+    @cached_property
+    def _fp32_on_pool(self) -> dict[str, Array]:
+        outputs = self._run(self._fp32, self._pool)
         wrong = [name for name, array in outputs.items() if not np.isfinite(array).all()]
         if wrong:
             raise ModelError(f"the float model itself gives NaN or infinity in {', '.join(wrong)}")
-        return pool
+        return outputs

@@ -61,8 +61,7 @@ def pack(
             allowed, output,
         )  # fmt: skip
         bundles = pack_bundles(request, announce)
-    for notice in (text for bundle in bundles for text in bundle.notices):
-        typer.secho(f"warning: {notice}", err=True, fg=typer.colors.YELLOW, bold=True)
+    _warn(bundles)
     if as_json:
         print_json([_described(bundle) for bundle in bundles])
     else:
@@ -93,6 +92,16 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[str], None]]:
 
         with Console(stderr=True).status("starting") as status:
             yield status.update
+
+
+def _warn(bundles: list[PackedBundle]) -> None:
+    concerned: dict[str, list[str]] = {}
+    for bundle in bundles:
+        for notice in bundle.notices:
+            concerned.setdefault(notice, []).append(bundle.manifest.profile)
+    for notice, profiles in concerned.items():
+        text = f"warning: {', '.join(profiles)}: {notice}"
+        typer.secho(text, err=True, fg=typer.colors.YELLOW, bold=True)
 
 
 def _described(bundle: PackedBundle) -> dict[str, Any]:

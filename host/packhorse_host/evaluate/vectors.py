@@ -9,7 +9,7 @@ Pure: arrays in, limits out.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -20,7 +20,9 @@ from packhorse_agent.runtime.datatypes import DTYPES, Array
 from packhorse_host.evaluate.samples import Samples
 
 VECTORS: Final = 16
-"""Enough for a device to replay in well under a second, few enough to send along."""
+VECTORS_MIN: Final = 4
+VECTORS_BUDGET_BYTES: Final = 8 * 1024**2
+"""Large inputs make fewer vectors, so that they do not outweigh the model on the way to the device."""
 CANDIDATES: Final = 64
 """Samples of a data set that golden vectors are chosen from, evenly spread over it."""
 SQNR_ALLOWANCE_DB: Final = 3.0
@@ -38,6 +40,12 @@ def candidates(count: int) -> list[int]:
     return [int(index) for index in np.linspace(0, count - 1, min(count, CANDIDATES))]
 
 
+def vector_count(tensors: Iterable[Array]) -> int:
+    """How many vectors to keep, by the size of one sample in each of the arrays."""
+    sample_bytes = sum(int(array[0].nbytes) for array in tensors)
+    return min(VECTORS, max(VECTORS_MIN, VECTORS_BUDGET_BYTES // max(1, sample_bytes)))
+
+
 def margins(scores: Array) -> npt.NDArray[np.float64]:
     """Distance between the best and the second best score of each sample, [N, classes] to [N]."""
     best = np.partition(scores.astype(np.float64), -2, axis=1)[:, -2:]
@@ -45,7 +53,7 @@ def margins(scores: Array) -> npt.NDArray[np.float64]:
     return distance
 
 
-def choose(scores: Array | None, decision_margin: float, count: int = VECTORS) -> list[int]:
+def choose(scores: Array | None, decision_margin: float, count: int) -> list[int]:
     """Indexes of the samples to take: sure decisions first, then the classes in turn, then in order.
 
     Args:

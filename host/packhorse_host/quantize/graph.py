@@ -16,7 +16,7 @@ from typing import Any
 import onnx
 import onnxruntime
 
-from packhorse_host.quantize.errors import ModelError
+from packhorse_host.quantize.errors import ModelError, UnsupportedOperatorError
 
 CPU_PROVIDER = "CPUExecutionProvider"
 
@@ -119,4 +119,5 @@ def open_session(model: bytes, options: Any) -> Any:
         return onnxruntime.InferenceSession(model, options, providers=[CPU_PROVIDER])
     except Exception as error:  # the runtime's exceptions share no base class
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise ModelError(f"ONNX Runtime does not load the model: {first_line}") from error
+        kind = UnsupportedOperatorError if type(error).__name__ == "NotImplemented" else ModelError
+        raise kind(f"ONNX Runtime does not load the model: {first_line}") from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
 from typing import Final
 
 from packhorse_agent.contract.profile import Profile, ProfileRuntime
@@ -14,6 +12,7 @@ from packhorse_agent.contract.recipe import (
     Recipe,
     StaticWi8Ai8,
 )
+from packhorse_agent.toml_files import nearest
 from packhorse_host.quantize.errors import UnknownRecipeError, UnservedProfileError
 from packhorse_host.quantize.graph import Architecture
 
@@ -53,8 +52,11 @@ def choose_recipe(name: str, profile: Profile) -> Recipe:
         # x86 has integer kernels for uint8 activations only; where residual additions share an int8 tensor
         # the runtime cannot turn it to uint8 and leaves the convolutions around it in floating point.
         return StaticWi8Ai8(activation_type="int8" if fuses_as(profile) is Architecture.AARCH64 else "uint8")
-    source = f"profile `{profile.name}` prefers" if name == AUTO else "there is no recipe"
-    raise UnknownRecipeError(f"{source} `{wanted}`; {nearest(wanted, RECIPE_NAMES)}")
+    hint = nearest(wanted, list(RECIPE_NAMES)) or f"; there are {', '.join(RECIPE_NAMES)}"
+    whose = (
+        f"profile `{profile.name}` prefers a recipe that is not there" if name == AUTO else "no such recipe"
+    )
+    raise UnknownRecipeError(f"{whose}: `{wanted}`{hint}")
 
 
 def fuses_as(profile: Profile) -> Architecture:
@@ -66,10 +68,3 @@ def fuses_as(profile: Profile) -> Architecture:
 def needs_calibration(recipe: Recipe) -> bool:
     """Whether the recipe fixes activation ranges from data."""
     return isinstance(recipe, StaticWi8Ai8)
-
-
-def nearest(wrong: str, right: Sequence[str]) -> str:
-    """Words for an error: the right name nearest to a wrong one, and all of them."""
-    close = difflib.get_close_matches(wrong, right, n=1)
-    meant = f"did you mean `{close[0]}`? " if close else ""
-    return f"{meant}there are {', '.join(right)}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import onnx
+from pydantic import ValidationError
 
 from packhorse_agent.contract.base import sha256_hex
 from packhorse_agent.contract.manifest import Datatype, TensorSpec
@@ -170,4 +171,9 @@ def _spec(path: Path, node: Any) -> TensorSpec:
             f"{path}: `{node.name}` has shape {list(shape)}; "
             "its first axis must be the batch, free or of length 1"
         )
-    return TensorSpec(name=node.name, datatype=datatype, shape=shape)
+    try:
+        return TensorSpec(name=node.name, datatype=datatype, shape=shape)
+    except ValidationError as error:
+        raise ModelError(
+            f"{path}: `{node.name[:80]}` is not a usable tensor name: {error.errors()[0]['msg']}"
+        ) from error

@@ -62,8 +62,8 @@ make_venv() {
     say "Setting up $(basename "$folder") with $("$python" -V)"
     rm -rf "$folder"
     "$python" -m venv "$folder"
-    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade pip </dev/null
-    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@" </dev/null
+    "$folder/bin/python" -m pip install -qq --disable-pip-version-check --upgrade pip </dev/null
+    "$folder/bin/python" -m pip install -qq --disable-pip-version-check "$@" </dev/null
     printf '%s\n' "$stamp" >"$folder/stamp"
 }
 

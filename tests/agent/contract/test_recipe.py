@@ -1,0 +1,44 @@
+"""Recipes are named data that a manifest stores whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from pydantic import TypeAdapter, ValidationError
+
+from packhorse_agent.contract.recipe import RECIPE_NAMES, Recipe, StaticWi8Ai8
+from tests.agent.contract.strategies import recipes
+
+RECIPE: TypeAdapter[Any] = TypeAdapter(Recipe)
+
+
+@pytest.mark.parametrize("name", RECIPE_NAMES)
+def test_every_name_is_a_recipe_with_defaults(name: str) -> None:
+    assert RECIPE.validate_python({"name": name}).name == name
+
+
+@given(recipes)
+def test_a_recipe_reads_back_with_all_its_settings(recipe: Recipe) -> None:
+    assert RECIPE.validate_json(RECIPE.dump_json(recipe)) == recipe
+
+
+def test_static_int8_defaults_to_what_runs_in_integers() -> None:
+    recipe = StaticWi8Ai8()
+    assert (recipe.weight_type, recipe.activation_type, recipe.per_channel) == ("int8", "int8", True)
+    assert not recipe.symmetric_activations
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {},
+        {"name": "int8"},
+        {"name": "static_wi8_ai8", "calibration": "guess"},
+        {"name": "static_wi8_ai8", "weight_type": "int4"},
+    ],
+)
+def test_anything_else_is_no_recipe(recipe: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        RECIPE.validate_python(recipe)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from datetime import datetime
 
 from packhorse_agent.contract.base import version_key
 from packhorse_agent.contract.limits import METADATA_MAX_BYTES
@@ -18,6 +17,7 @@ from packhorse_agent.errors import UntrustedError
 from packhorse_agent.store.blobs import BlobStore
 from packhorse_agent.transfer import BlobSpec, Downloader, DownloadEvent
 from packhorse_agent.trust import NeedsBlobs, TrustedView, TrustKeeper
+from packhorse_agent.trust.clock import DurableClock
 
 SLOTS_MAX = 16
 
@@ -34,17 +34,17 @@ class Director:
         downloader: Downloader,
         facts: DeviceFacts,
         runner_for: Callable[[str], SlotRunner],
-        now: Callable[[], datetime],
+        clock: DurableClock,
     ) -> None:
         self._keeper = keeper
         self._blobs = blobs
         self._downloader = downloader
         self._facts = facts
         self._runner_for = runner_for
-        self._now = now
+        self._clock = clock
         self._pending: set[str] = set()
         self._offered: Mapping[str, bytes] | None = None
-        self.view: TrustedView | None = keeper.current(now())
+        self.view: TrustedView | None = keeper.current(clock.now(), self._read_blob)
         self.refused = ""
         """Why the last metadata was refused; empty when it was accepted."""
 
@@ -52,7 +52,7 @@ class Director:
         """Take a trust set; True when there is a new view to evaluate."""
         self._offered = files
         try:
-            outcome = self._keeper.offer(files, self._read_blob, self._now())
+            outcome = self._keeper.offer(files, self._read_blob, self._clock.now())
         except UntrustedError as error:
             self._offered = None
             self.refused = str(error)
@@ -64,6 +64,7 @@ class Director:
         self._offered = None
         self.refused = ""
         self.view = outcome
+        self._clock.advance(outcome.issued_at)
         return True
 
     def on_download(self, event: DownloadEvent) -> bool:
@@ -92,7 +93,7 @@ class Director:
             self._evaluate_slot(view, facts, self._runner_for(slot))
 
     def _is_expired(self, view: TrustedView) -> bool:
-        if not view.expired and view.expires > self._now():
+        if not view.expired and view.expires > self._clock.now():
             return False
         self.refused = (
             f"metadata expired at {view.expires.isoformat()}: serving goes on, nothing new is installed"

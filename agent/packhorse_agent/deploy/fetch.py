@@ -13,6 +13,7 @@ from packhorse_agent.contract.states import FailureReason
 from packhorse_agent.deploy import events as ev
 from packhorse_agent.deploy.fitness import Unfit
 from packhorse_agent.deploy.model import Attempt
+from packhorse_agent.errors import AgentError
 from packhorse_agent.store.blobs import BlobStore
 from packhorse_agent.transfer import BlobSpec, Completed, Downloader, DownloadEvent
 
@@ -103,3 +104,5 @@ def read_manifest(blobs: BlobStore, attempt: Attempt) -> Manifest | Unfit:
         return Manifest.model_validate_json(blobs.read(attempt.bundle.sha256, MANIFEST_MAX_BYTES))
     except ValidationError as error:
         return Unfit(FailureReason.MANIFEST_INVALID, f"the manifest is not valid: {error}")
+    except AgentError as error:
+        return Unfit(FailureReason.DIGEST_MISMATCH, str(error), rejected=False)

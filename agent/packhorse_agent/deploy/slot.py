@@ -23,6 +23,7 @@ from packhorse_agent.deploy.worker_process import (
     WorkerEvent,
     WorkerProcess,
 )
+from packhorse_agent.errors import AgentError
 from packhorse_agent.store.state_file import StateFile
 
 DRAIN_GRACE_S = 5.0
@@ -38,6 +39,7 @@ class SlotPorts:
     verify: Callable[[str, Attempt], None]
     """Check a bundle's digests in the background; posts `Verified` or `FetchFailed` for the slot."""
     start_worker: Callable[[str, Attempt], WorkerProcess]
+    """Raises `AgentError` when the bundle is not whole or no process can be started."""
     report: Callable[[DeploymentReport], None]
     clock: Callable[[], float]
     wall_unix_ms: Callable[[], int]
@@ -208,9 +210,7 @@ class SlotRunner:
     def _run_on_candidate(self, effect: ev.Effect) -> None:
         workers = self._workers
         if isinstance(effect, ev.StartCandidate):
-            self._drop_candidate()
-            workers.candidate = self._ports.start_worker(self.slot, effect.attempt)
-            workers.candidate.load()
+            self._start_candidate(effect.attempt)
         elif isinstance(effect, ev.DropCandidate):
             self._drop_candidate()
         elif workers.candidate is None:
@@ -226,9 +226,23 @@ class SlotRunner:
             workers.restart_at_s = None
 
     def _start_active(self, attempt: Attempt) -> None:
-        self._workers.active = self._ports.start_worker(self.slot, attempt)
         self._workers.active_serving = False
-        self._workers.active.load()
+        try:
+            self._workers.active = self._ports.start_worker(self.slot, attempt)
+        except AgentError as error:
+            self._workers.active = None
+            self.handle(ev.ActiveFailed(str(error)))
+        else:
+            self._workers.active.load()
+
+    def _start_candidate(self, attempt: Attempt) -> None:
+        self._drop_candidate()
+        try:
+            self._workers.candidate = self._ports.start_worker(self.slot, attempt)
+        except AgentError as error:
+            self.handle(ev.CandidateFailed(FailureReason.LOAD_FAILED, str(error)))
+        else:
+            self._workers.candidate.load()
 
     def _drop_candidate(self) -> None:
         if self._workers.candidate is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import threading
 import time
@@ -21,10 +20,9 @@ from packhorse_agent.deploy.listeners import SlotListeners
 from packhorse_agent.deploy.model import Attempt, SlotState
 from packhorse_agent.deploy.slot import SlotPorts, SlotRunner
 from packhorse_agent.deploy.worker_process import WorkerEvent, WorkerProcess, WorkerSpec
+from packhorse_agent.errors import AgentError, UntrustedError
 from packhorse_agent.store.blobs import BlobStore
 from packhorse_agent.store.state_file import StateFile
-
-_HASH_BLOCK_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -85,10 +83,9 @@ class SlotSet:
         for runner in self._runners.values():
             for attempt in runner.state.bundles_in_use():
                 used.add(attempt.bundle.sha256)
-                if self._blobs.has(attempt.bundle.sha256):
-                    manifest = read_manifest(self._blobs, attempt)
-                    if isinstance(manifest, Manifest):
-                        used |= {artifact.sha256 for artifact in manifest.artifacts}
+                manifest = read_manifest(self._blobs, attempt)
+                if isinstance(manifest, Manifest):
+                    used |= {artifact.sha256 for artifact in manifest.artifacts}
         return used
 
     def stop(self) -> None:
@@ -118,13 +115,14 @@ class SlotSet:
 
     def _start_worker(self, slot: str, attempt: Attempt) -> WorkerProcess:
         manifest = read_manifest(self._blobs, attempt)
-        artifacts = manifest.artifacts if isinstance(manifest, Manifest) else ()
+        if isinstance(manifest, Unfit):
+            raise UntrustedError(manifest.detail)
         settings = self._config.slots.get(slot)
         spec = WorkerSpec(
             slot=slot,
             version=attempt.version,
             manifest_path=self._blobs.path(attempt.bundle.sha256),
-            artifacts={artifact.role: self._blobs.path(artifact.sha256) for artifact in artifacts},
+            artifacts={artifact.role: self._blobs.path(artifact.sha256) for artifact in manifest.artifacts},
             python=Path(sys.executable),
             log_path=self._folder("logs") / f"{slot}.log",
             memory_limit_bytes=self._config.memory_limit_bytes,
@@ -148,16 +146,9 @@ def find_damage(blobs: BlobStore, attempt: Attempt) -> Unfit | None:
     manifest = read_manifest(blobs, attempt)
     if isinstance(manifest, Unfit):
         return manifest
-    for artifact in manifest.artifacts:
-        if not blobs.has(artifact.sha256) or _file_sha256(blobs.path(artifact.sha256)) != artifact.sha256:
-            text = f"{artifact.file} is not what the manifest names"
-            return Unfit(FailureReason.DIGEST_MISMATCH, text, rejected=False)
+    try:
+        for artifact in manifest.artifacts:
+            blobs.verify(artifact.sha256)
+    except AgentError as error:
+        return Unfit(FailureReason.DIGEST_MISMATCH, str(error), rejected=False)
     return None
-
-
-def _file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

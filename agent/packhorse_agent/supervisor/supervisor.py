@@ -88,7 +88,7 @@ class Supervisor:
             downloader=self._downloader,
             facts=DeviceFacts(identity.device_id, self._profile.name, __version__),
             runner_for=self._slots.runner_for,
-            now=self._wall.now,
+            clock=self._wall,
         )
         self._control = ControlServer(state / CONTROL_SOCKET, post)
         self._resources.callback(self._control.stop)

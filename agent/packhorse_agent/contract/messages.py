@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -16,6 +15,9 @@ from packhorse_agent.contract.states import DeploymentState, FailureReason
 
 Stream = Literal["state", "telemetry"]
 """Reports are numbered and kept per stream, so that a backlog of telemetry never delays a state."""
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""A number that fits the columns of every database and the numbers of every JSON reader."""
 
 
 class SlotInventory(WireDocument):
@@ -34,7 +36,7 @@ class Inventory(WireDocument):
     """Facts that a device reports about itself."""
 
     kind: Literal["inventory"] = "inventory"
-    at_unix_ms: int
+    at_unix_ms: Count
     agent_version: str
     profile: Name
     detected_profile: Name | None
@@ -43,9 +45,9 @@ class Inventory(WireDocument):
     operating_system: str
     python_version: str
     cpu_model: str
-    cpu_count: int
-    memory_bytes: int
-    storage_free_bytes: int
+    cpu_count: Count
+    memory_bytes: Count
+    storage_free_bytes: Count
     runtimes: dict[str, str]
     """Runtime → installed version."""
     power_sources: tuple[str, ...]
@@ -64,7 +66,7 @@ class ProbeResult(WireDocument):
     """None: no vector with a decision margin, or free outputs."""
     bit_exact: bool
     """Equal to the host's own quantized outputs; recorded, never required."""
-    vectors: int
+    vectors: Count
     latency_p50_us: float
     detail: str
 
@@ -73,10 +75,10 @@ class DeploymentReport(WireDocument):
     """A change of state of one bundle on one device."""
 
     kind: Literal["deployment"] = "deployment"
-    at_unix_ms: int
+    at_unix_ms: Count
     slot: Name
     rollout_id: Name
-    generation: int
+    generation: Count
     model: Name
     version: Version
     manifest_sha256: Sha256Hex
@@ -96,32 +98,32 @@ class Energy(WireDocument):
     energy_uj: float
     energy_per_inference_uj: float | None
     """Gross energy divided by inferences; None when there were none."""
-    samples: int
+    samples: Count
 
 
 class TelemetryWindow(WireDocument):
     """What one slot did in one aligned window of time."""
 
     kind: Literal["window"] = "window"
-    start_unix_s: int
+    start_unix_s: Count
     duration_s: Annotated[float, Field(gt=0)]
     slot: Name
     model: Name
     version: Version
     manifest_sha256: Sha256Hex
     simulated: bool
-    requests: int
-    errors: int
+    requests: Count
+    errors: Count
     latency_us: str
     """`LatencySketch.encode`, base64: time inside the runtime, request by request."""
     cpu_percent: float
     """Of one core, the worker alone."""
-    rss_bytes: int
+    rss_bytes: Count
     temperature_c: float | None
     energy: Energy | None
     energy_reason: str
     """Why `energy`, or its part per inference, is absent; empty when it is there."""
-    dropped_windows: int = 0
+    dropped_windows: Count = 0
     """Windows that the spool gave up since the last one it could keep."""
 
 
@@ -135,9 +137,9 @@ class Report(WireDocument):
     fleet: Name
     device_id: Name
     stream: Stream
-    boot: Annotated[int, Field(ge=1)]
+    boot: Annotated[Count, Field(ge=1)]
     """Counts the starts of the agent; durable, so that an old report never looks new."""
-    sequence: Annotated[int, Field(ge=1)]
+    sequence: Annotated[Count, Field(ge=1)]
     """Counts the reports of a stream within a boot."""
     items: Annotated[tuple[ReportItem, ...], Field(min_length=1, max_length=REPORT_MAX_ITEMS)]
 
@@ -147,8 +149,8 @@ class ReportAck(WireDocument):
 
     format: Literal[1] = 1
     stream: Stream
-    boot: int
-    sequence: int
+    boot: Count
+    sequence: Count
 
 
 class LinkStatus(WireDocument):
@@ -170,6 +172,7 @@ def sketch_from_text(text: str) -> LatencySketch:
         MalformedMessageError: not base64, or not a sketch.
     """
     try:
-        return LatencySketch.decode(base64.b64decode(text, validate=True))
-    except binascii.Error as error:
+        encoded = base64.b64decode(text, validate=True)
+    except ValueError as error:
         raise MalformedMessageError(f"sketch is not base64: {error}") from error
+    return LatencySketch.decode(encoded)

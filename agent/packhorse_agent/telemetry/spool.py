@@ -9,7 +9,8 @@ sent, so that a backlog survives a new device key. Ed25519 is deterministic: eve
 Losses. What is given up (too many bytes, too old, damaged) is counted in windows, and the next telemetry
 window carries the count. `losses.json` makes that exact over kills: it is written before anything is removed
 (`through`: all up to here is counted), and names the report that carries the count before that report is
-written (`into`: where that one exists, the count is delivered).
+written (`into`: where that one exists, the count is delivered). One that was sent, whose answer never came,
+and that is then given up counts as lost though the fleet may have it: the count is never too low.
 
 Once open, a spool never raises: where the disk fails, it logs, loses reports and counts them in memory.
 """
@@ -111,6 +112,7 @@ class Spool:
         self._entries: deque[_Entry] = deque()
         self._size_bytes = 0
         self._sequence = 0
+        self._gave_up = False
         files.make_folder(folder)
         sweep_scratch(folder, files)
         self._losses_file = StateFile(folder / LOSSES_FILE, Losses, files=files)
@@ -229,7 +231,9 @@ class Spool:
         victims = list(islice(self._entries, count))
         if not victims:
             return
-        _log.warning("%s reports of stream %s given up: %s", len(victims), self._stream, reason)
+        level = logging.DEBUG if self._gave_up else logging.WARNING
+        _log.log(level, "%s reports of stream %s given up: %s", len(victims), self._stream, reason)
+        self._gave_up = True
         lost = sum(self._lost_with(entry) for entry in victims)
         if lost:
             windows = self._losses.windows + lost

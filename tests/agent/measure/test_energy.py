@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from pathlib import Path
 from random import Random
 
@@ -160,8 +161,6 @@ def test_a_source_that_stops_answering_gives_a_reason(tmp_path: Path) -> None:
 
 def test_the_thread_samples_by_itself_and_ends(tmp_path: Path) -> None:
     """`take` sees samples that nobody asked for; `stop` returns with the thread gone."""
-    import threading
-
     clock, trace = Clock(), TRACES["constant"]
     machine, reader = jetson(tmp_path, trace, clock)
     three_read = threading.Event()

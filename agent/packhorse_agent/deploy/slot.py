@@ -251,7 +251,6 @@ class SlotRunner:
 
     def _retire(self, worker: WorkerProcess | None) -> None:
         if worker is not None:
-            worker.request_stats()
             worker.drain(DRAIN_GRACE_S)
             self._workers.draining.append(worker)
 

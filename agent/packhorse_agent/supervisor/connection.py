@@ -16,7 +16,6 @@ from packhorse_agent.contract.chunks import Want, encode_want
 from packhorse_agent.contract.errors import MalformedMessageError
 from packhorse_agent.contract.messages import LinkStatus, ReportAck
 from packhorse_agent.contract.topics import (
-    BlobTopic,
     DeviceChannel,
     DeviceTopic,
     TrustTopic,
@@ -72,7 +71,6 @@ class Connection:
 
     def __init__(self, config: AgentConfig, identity: Identity, post: Callable[[LinkEvent], None]) -> None:
         self._fleet, self._device_id = identity.fleet, identity.device_id
-        self._blob_topics: set[str] = set()
         self._link = MqttLink(_settings(config, identity), post, Backoff(random=random.Random()))
 
     @property
@@ -88,25 +86,10 @@ class Connection:
         """Say goodbye and leave."""
         self._link.stop()
 
-    def on_up(self) -> None:
-        """A new connection: nothing but the fixed topics is subscribed."""
-        self._blob_topics.clear()
-
     def send_want(self, want: Want) -> None:
-        """Ask the host for chunks, and listen to the blob's own topic for merged sendings."""
-        blob_topic = str(BlobTopic(self._fleet, want.blob_sha256))
-        if blob_topic not in self._blob_topics:
-            self._blob_topics.add(blob_topic)
-            self._link.subscribe(blob_topic, qos=0)
+        """Ask the host for chunks; without a connection the request is lost, and made again later."""
         topic = WantTopic(self._fleet, blob_shard(want.blob_sha256), self._device_id)
         self._link.publish(str(topic), encode_want(want), qos=1)
-
-    def forget_blob(self, sha256: str) -> None:
-        """Stop listening for a blob that is complete or given up."""
-        topic = str(BlobTopic(self._fleet, sha256))
-        if topic in self._blob_topics:
-            self._blob_topics.discard(topic)
-            self._link.unsubscribe(topic)
 
     def send_report(self, envelope: bytes) -> bool:
         """Hand a sealed report to the link; False when there is no connection."""
@@ -119,8 +102,6 @@ class Connection:
         try:
             if isinstance(topic, TrustTopic):
                 return TrustSetArrived(decode_trust_set(message.payload))
-            if isinstance(topic, BlobTopic):
-                return FrameArrived(message.payload)
             if isinstance(topic, DeviceTopic) and topic.device_id == self._device_id:
                 return _from_channel(topic.channel, message.payload)
         except (MalformedMessageError, ValidationError) as error:

@@ -136,7 +136,6 @@ class Supervisor:
                 self._on_message(event)
             case LinkUp(protocol):
                 _log.info("connected, MQTT %s", protocol)
-                self._connection.on_up()
                 self._report_inventory()
                 self._telemetry.on_connected()
             case LinkDown(reason, retry_in_s):
@@ -173,7 +172,6 @@ class Supervisor:
     def _tick(self) -> None:
         self._downloader.tick()
         for outcome in self._downloader.poll():
-            self._connection.forget_blob(outcome.sha256)
             self._fetcher.on_download(outcome)
             if self._director.on_download(outcome):
                 self._director.evaluate(self._slots.runners)

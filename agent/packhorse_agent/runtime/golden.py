@@ -248,7 +248,7 @@ def agreement_percent(reference: Array, actual: Array, decision_margin: float) -
 def compare(
     golden: GoldenVectors, answer: Replay, limits: ProbeLimits, outputs: Sequence[TensorSpec]
 ) -> ProbeResult:
-    """Judge a replay by the limits of its manifest; the first of `outputs` is the one that decides a class."""
+    """Judge a replay by the limits of its manifest; the first of `outputs` decides a class."""
     problem = _misfit(golden, answer, limits, outputs)
     if problem:
         return failed_probe(problem, golden.count)

@@ -1,4 +1,4 @@
-"""Files in the repository that are made from the code; `python -m scripts.generated_files` writes them.
+"""Files in the repository that are made from the code; `scripts/generate` writes them.
 
 A test makes them anew and compares, so none of them can drift.
 """

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from generated_files import REPOSITORY, generated_files
 from packhorse_agent import __version__
 from packhorse_agent.toml_files import parse_toml
-from scripts.generated_files import REPOSITORY, generated_files
 
 
 @pytest.mark.parametrize("path", generated_files(), ids=lambda path: path.name)

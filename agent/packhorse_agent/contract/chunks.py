@@ -27,6 +27,7 @@ _REPLY_HEAD = struct.Struct(">2sBBI32s")
 _WANT_HEAD = struct.Struct(">2sBBIHH32s")
 _RANGE = struct.Struct(">II")
 _WORTH_NUMERATOR, _WORTH_DENOMINATOR = 15, 16
+_SAMPLE_PARTS, _SAMPLE_PART_BYTES = 4, 1024
 
 
 class Codec(IntEnum):
@@ -128,8 +129,8 @@ def digest_at(index: bytes, position: int) -> str:
 
 
 def encode_chunk(chunk: Chunk) -> bytes:
-    """Frame a chunk, deflated where that saves at least a sixteenth."""
-    packed = _deflate(chunk.raw)
+    """Frame a chunk, deflated where that saves at least a sixteenth and a sample of it promises so."""
+    packed = _deflate(chunk.raw) if _looks_compressible(chunk.raw) else chunk.raw
     worth = len(packed) * _WORTH_DENOMINATOR <= len(chunk.raw) * _WORTH_NUMERATOR
     codec, payload = (Codec.DEFLATE, packed) if worth else (Codec.NONE, chunk.raw)
     blob = bytes.fromhex(chunk.blob_sha256)
@@ -226,6 +227,15 @@ def _decode_reply(frame: bytes) -> Reply:
     if version != FRAME_VERSION or kind not in tuple(ReplyKind):
         raise MalformedMessageError(f"unknown reply {kind} of version {version}")
     return Reply(blob.hex(), ReplyKind(kind), retry_after_ms)
+
+
+def _looks_compressible(raw: bytes) -> bool:
+    """Deflating what does not shrink costs ten times as much as all the rest of sending it."""
+    if len(raw) <= _SAMPLE_PARTS * _SAMPLE_PART_BYTES:
+        return True
+    step = len(raw) // _SAMPLE_PARTS
+    sample = b"".join(raw[at : at + _SAMPLE_PART_BYTES] for at in range(0, step * _SAMPLE_PARTS, step))
+    return len(_deflate(sample)) < len(sample)
 
 
 def _deflate(raw: bytes) -> bytes:

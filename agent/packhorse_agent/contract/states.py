@@ -38,6 +38,8 @@ class FailureReason(str, Enum):
     RUNTIME_MISSING = "runtime_missing"
     BELOW_MINIMUM_VERSION = "below_minimum_version"
     STORAGE_FULL = "storage_full"
+    STORAGE_FAILED = "storage_failed"
+    """The disk, or the rights on it, do not take what has to be stored."""
     LOAD_FAILED = "load_failed"
     PROBE_FAILED = "probe_failed"
     PROBE_TIMEOUT = "probe_timeout"

@@ -53,10 +53,7 @@ def choose_recipe(name: str, profile: Profile) -> Recipe:
         # the runtime cannot turn it to uint8 and leaves the convolutions around it in floating point.
         return StaticWi8Ai8(activation_type="int8" if fuses_as(profile) is Architecture.AARCH64 else "uint8")
     hint = nearest(wanted, list(RECIPE_NAMES)) or f"; there are {', '.join(RECIPE_NAMES)}"
-    whose = (
-        f"profile `{profile.name}` prefers a recipe that is not there" if name == AUTO else "no such recipe"
-    )
-    raise UnknownRecipeError(f"{whose}: `{wanted}`{hint}")
+    raise UnknownRecipeError(f'there is no recipe "{wanted}"{hint}')
 
 
 def fuses_as(profile: Profile) -> Architecture:

@@ -1,7 +1,7 @@
 """Delivery of a blob over a real Mosquitto, beside what a bare paho publisher and subscriber reach.
 
-Both ends of each are processes of their own. Runs alternate (A B B A …), so that drift of the machine falls on
-both. Ours verifies every chunk and stores the blob durably; the bare one counts bytes.
+Both ends of each are processes of their own. Runs alternate (A B B A …), so that drift of the machine falls
+on both. Ours verifies every chunk and stores the blob durably; the bare one counts bytes.
 """
 
 from __future__ import annotations

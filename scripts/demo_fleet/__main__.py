@@ -5,45 +5,29 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from demo_fleet.devices import DEVICES, Device
+from demo_fleet.fleet import (
+    MODEL,
+    SAMPLE,
+    SLOT,
+    VERSION,
+    agent_toml,
+    enrol,
+    free_port,
+    start,
+    status,
+    wait_for,
+)
 from demo_fleet.inference import Evaluation
 from demo_fleet.processes import Commands, DemoError, commands
 from demo_fleet.table import DeviceRow, print_rows
-
-SAMPLE = Path(__file__).resolve().parents[2] / "samples" / "fashion-mnist"
-SLOT, MODEL, VERSION = "classifier", "fashion", "1.0"
-_PATIENCE_S = 60.0
-_POLL_S = 0.2
-
-
-@dataclass(frozen=True)
-class Device:
-    """One agent of the demo."""
-
-    id: str
-    profile: str
-    tags: tuple[str, ...]
-
-    @property
-    def config(self) -> str:
-        """Its configuration file."""
-        return f"{self.id}/agent.toml"
-
-
-DEVICES = (
-    Device("pi-1", "raspberry-pi-5", ("canary",)),
-    Device("phone-1", "android-arm64", ()),
-    Device("jetson-1", "jetson-orin-nano", ()),
-)
 
 
 def main() -> int:
@@ -89,8 +73,8 @@ def _demo(run: Commands, folder: Path) -> list[DeviceRow]:
     bundles = _step("Quantize and pack for three profiles", lambda: _pack(run))
     _step("Make a workspace: keys and repository", lambda: _init(run))
     _step("Sign and publish the bundles", lambda: _publish(run, bundles))
-    _step("Enrol three devices, each with a key of its own", lambda: _enrol(run, folder))
-    _step("Start controller, broker and agents", lambda: _start(run))
+    _step("Enrol three devices, each with a key of its own", lambda: enrol(run, folder, DEVICES, agent_toml))
+    _step("Start controller, broker and agents", lambda: start(run, DEVICES))
     _step("Roll out: the canary first, then all", lambda: _roll_out(run))
     evaluation = Evaluation(SAMPLE / "evaluation.npz")
     rows = []
@@ -121,49 +105,11 @@ def _pack(run: Commands) -> list[str]:
 
 
 def _init(run: Commands) -> None:
-    run.run(
-        "packhorse", "init", "fleet", "--fleet", "demo", "--unencrypted-keys", "--port", str(_free_port())
-    )
+    run.run("packhorse", "init", "fleet", "--fleet", "demo", "--unencrypted-keys", "--port", str(free_port()))
 
 
 def _publish(run: Commands, bundles: list[str]) -> None:
     run.run("packhorse", "publish", "-w", "fleet", *bundles)
-
-
-def _enrol(run: Commands, folder: Path) -> None:
-    def one(device: Device) -> None:
-        home = folder / device.id
-        home.mkdir()
-        (home / "agent.toml").write_text(_agent_toml(device))
-        tags = [part for tag in device.tags for part in ("--tag", tag)]
-        paper = (f"{device.id}/request.json", f"{device.id}/enrolment.json")
-        run.run("packhorse-agent", "request", "-c", device.config, "-o", paper[0])
-        run.run("packhorse", "device", "enroll", "-w", "fleet", paper[0], *tags, "-o", paper[1])
-        run.run("packhorse-agent", "accept", "-c", device.config, paper[1])
-
-    with ThreadPoolExecutor(len(DEVICES)) as pool:
-        list(pool.map(one, DEVICES))
-
-
-def _agent_toml(device: Device) -> str:
-    return f"""device_id = "{device.id}"
-state_folder = "state"
-profile = "{device.profile}"
-simulate_hardware = true
-
-[slots.{SLOT}]
-http = "127.0.0.1:0"
-
-[telemetry]
-window_s = 1
-"""
-
-
-def _start(run: Commands) -> None:
-    run.serve("controller", "packhorse", "serve", "-w", "fleet")
-    for device in DEVICES:
-        run.serve(device.id, "packhorse-agent", "run", "-c", device.config)
-    _wait(run, "the agents to connect", lambda: all(_status(run, device)["connected"] for device in DEVICES))
 
 
 def _roll_out(run: Commands) -> None:
@@ -176,7 +122,7 @@ def _roll_out(run: Commands) -> None:
 
 
 def _measure(run: Commands, folder: Path, device: Device, evaluation: Evaluation) -> DeviceRow:
-    slot = _status(run, device)["slots"][0]
+    slot = status(run, device)["slots"][0]
     accuracy = evaluation.accuracy_percent(slot["endpoint"], SLOT)
     figures: dict[str, Any] = {}
 
@@ -185,7 +131,7 @@ def _measure(run: Commands, folder: Path, device: Device, evaluation: Evaluation
         figures.update(shown["figures"][0] if shown["figures"] else {})
         return bool(figures.get("requests", 0) >= len(evaluation.labels))
 
-    _wait(run, f"the telemetry of {device.id}", reported)
+    wait_for(run, f"the telemetry of {device.id}", reported)
     manifest = json.loads((folder / device.id / "state" / "blobs" / slot["manifest_sha256"]).read_bytes())
     evidence = manifest["evidence"]
     return DeviceRow(
@@ -206,29 +152,6 @@ def _measure(run: Commands, folder: Path, device: Device, evaluation: Evaluation
         energy_per_inference_uj=figures["energy_per_inference_uj"],
         energy_reason=figures["energy_reason"],
     )
-
-
-def _status(run: Commands, device: Device) -> dict[str, Any]:
-    try:
-        status: dict[str, Any] = run.ask("packhorse-agent", "status", "-c", device.config)
-    except DemoError:
-        return {"connected": False, "slots": []}
-    return status
-
-
-def _wait(run: Commands, what: str, condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + _PATIENCE_S
-    while not condition():
-        run.check_servers()
-        if time.monotonic() > deadline_s:
-            raise DemoError(f"waited {_PATIENCE_S:.0f} s for {what} in vain")
-        time.sleep(_POLL_S)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

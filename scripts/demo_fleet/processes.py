@@ -26,6 +26,7 @@ class Commands:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._servers: list[subprocess.Popen[bytes]] = []
+        self._pids: dict[str, int] = {}
         self._bin = Path(sys.executable).parent
 
     def run(self, program: str, *arguments: str) -> str:
@@ -66,6 +67,11 @@ class Commands:
                 start_new_session=True,
             )
         self._servers.append(child)
+        self._pids[name] = child.pid
+
+    def pid_of(self, name: str) -> int:
+        """The process id of a server."""
+        return self._pids[name]
 
     def check_servers(self) -> None:
         """See that all servers run.

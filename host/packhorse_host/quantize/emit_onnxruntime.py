@@ -85,7 +85,7 @@ def _quantized(source: SourceModel, quantizer: _Quantizer) -> bytes:
         except OSError:
             raise
         except Exception as error:  # whatever a quantizer of graphs raises on a graph it does not expect
-            raise ModelError(f"ONNX Runtime does not quantize the model: {error}") from error
+            raise ModelError(f"ONNX Runtime does not quantize this model with this data: {error}") from error
         return compact(onnx.load(path))
 
 

@@ -57,9 +57,7 @@ def start(run: Commands, devices: Sequence[Device]) -> None:
     run.serve("controller", "packhorse", "serve", "-w", "fleet")
     for device in devices:
         run.serve(device.id, "packhorse-agent", "run", "-c", device.config)
-    wait_for(
-        run, "the agents to connect", lambda: all(status(run, device)["connected"] for device in devices)
-    )
+    wait_for(run, "the agents", lambda: all(status(run, device)["connected"] for device in devices))
 
 
 def status(run: Commands, device: Device) -> dict[str, Any]:

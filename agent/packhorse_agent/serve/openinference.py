@@ -156,7 +156,7 @@ def _values(data: Any, spec: TensorSpec) -> Array:
     dtype = DTYPES[spec.datatype]
     kinds, words = _KINDS[dtype.kind]
     try:
-        values = np.asarray(data)
+        values = _asarray(data, dtype)
     except (ValueError, OverflowError) as error:
         raise BadRequestError(f"input {spec.name}: data is ragged") from error
     if not isinstance(data, list) or values.dtype.kind not in kinds:
@@ -168,6 +168,16 @@ def _values(data: Any, spec: TensorSpec) -> Array:
     if dtype.kind == "f" and not np.isfinite(converted).all():
         raise BadRequestError(f"input {spec.name}: values outside the range of {spec.datatype}")
     return converted
+
+
+def _asarray(data: Any, dtype: np.dtype[Any]) -> Array:
+    values = np.asarray(data)
+    if dtype == np.uint64 and values.dtype == np.float64:
+        # numpy takes whole numbers on both sides of 2**63 for floats
+        exact = np.asarray(data, dtype=object)
+        if all(type(value) is int and 0 <= value < 2**64 for value in exact.flat):
+            return exact.astype(np.uint64)
+    return values
 
 
 def _in_range(values: Array, dtype: np.dtype[Any]) -> bool:

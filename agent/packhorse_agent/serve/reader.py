@@ -42,6 +42,7 @@ class RequestReader:
         self._parser = httptools.HttpRequestParser(self)
         self._done: list[Request] = []
         self._number = 0
+        self._target = b""
         self._fed_bytes = 0
         self.refusal: Response | None = None
         """Why the stream cannot be read on; to be answered after the requests before it."""
@@ -91,6 +92,10 @@ class RequestReader:
     def on_headers_complete(self) -> None:
         """llhttp: the body comes next."""
         self._in_body = True
+        if self._parser.get_http_version() not in ("1.0", "1.1"):
+            self._refuse(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "this endpoint speaks HTTP/1.1 and 1.0")
+        if self._parser.get_method() == b"CONNECT":
+            self._refuse(HTTPStatus.METHOD_NOT_ALLOWED, "this endpoint is no proxy")
         length = self._headers.get("content-length", "0")
         if int(length) > self._limits.body_max_bytes:
             self._refuse_body()
@@ -113,13 +118,13 @@ class RequestReader:
         """llhttp: the last byte of a request."""
         if self.refusal is not None:
             return
-        http_1_0 = self._parser.get_http_version() == "1.0"
+        self._target = self._url
         request = Request(
             method=self._parser.get_method().decode("latin-1"),
             path=self._path(),
             headers=self._headers,
             body=b"".join(self._parts),
-            http_1_0=http_1_0,
+            http_1_0=self._parser.get_http_version() == "1.0",
             keep_alive=self._parser.should_keep_alive(),
         )
         self._start()
@@ -132,10 +137,23 @@ class RequestReader:
                 self._parser.feed_data(data)
                 return
             except httptools.HttpParserUpgrade as upgrade:
-                # offers to change the protocol may be ignored (RFC 9110, 7.8); Java's client makes them
-                data = data[max(upgrade.args[0], 1) :]
+                if self.refusal is None:
+                    data = self._decline_upgrade() + data[upgrade.args[0] :]
             except httptools.HttpParserError as error:
                 self._refuse(HTTPStatus.BAD_REQUEST, f"not HTTP/1.1: {error}")
+
+    def _decline_upgrade(self) -> bytes:
+        """Read the request anew without its offer to change the protocol (RFC 9110, 7.8; Java's client makes
+        one): llhttp takes what follows such a head for the other protocol, and would lose the body.
+        """
+        request = self._done.pop()
+        kept = {name: value for name, value in request.headers.items() if name != "upgrade"}
+        tokens = kept.pop("connection", "").split(",")
+        kept["connection"] = ",".join(token for token in tokens if token.strip().lower() != "upgrade")
+        lines = [f"{request.method} {self._target.decode('latin-1')} HTTP/1.{0 if request.http_1_0 else 1}"]
+        lines += [f"{name}: {value}" for name, value in kept.items()]
+        self._parser = httptools.HttpRequestParser(self)
+        return "\r\n".join((*lines, "", "")).encode("latin-1")
 
     def _start(self) -> None:
         self.begun = self._in_body = False

@@ -9,9 +9,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from pydantic import TypeAdapter, ValidationError
 from tuf.api.metadata import Snapshot, Targets, Timestamp
 
-from packhorse_agent.contract.base import canonical_json, sha256_hex, version_key
+from packhorse_agent.contract.base import Version, canonical_json, sha256_hex, version_key
 from packhorse_agent.contract.limits import METADATA_MAX_BYTES
 from packhorse_agent.contract.rollout import (
     ROLLOUTS_TARGET,
@@ -54,6 +55,7 @@ __all__ = ["KeyPlan", "Repository"]
 
 _FOLDERS = ("metadata", "blobs")
 _WAIT_S = 30.0
+_VERSION: TypeAdapter[str] = TypeAdapter(Version)
 
 _log = logging.getLogger(__name__)
 
@@ -125,14 +127,16 @@ class Repository:
         """Sign the oldest version of a model that devices may still install.
 
         Raises:
+            BadInputError: that is no version.
             NotFoundError: the model was never published.
             RefusedError: no published release would be left.
             WrongPassphraseError: the model's key does not open.
         """
-        signers = Signers(self._keys, ask)
-        signers.of_model(self._model_role(model, self._metadata.load()), self._metadata.load())
+        _check_version(version)
+        signers, state = Signers(self._keys, ask), self._metadata.load()
+        signers.of_model(_role_of(model, state), state)
         with self._changing(signers) as change:
-            role = self._model_role(model, change.state)
+            role = _role_of(model, change.state)
             versions = [one.version for one in published_releases(change.state) if one.model == model]
             if all(version_key(one) < version_key(version) for one in versions):
                 raise RefusedError(f"no published release of {model} would be left at or above {version}")
@@ -284,11 +288,6 @@ class Repository:
             role for role, signed in online.items() if signed.expires - now < self._lifetimes.of(role) / 2
         ]
 
-    def _model_role(self, model: str, state: State) -> str:
-        if model_role(model) not in state.roles:
-            raise NotFoundError(f"no release of {model} was ever published")
-        return model_role(model)
-
     @contextmanager
     def _publishing(self) -> Iterator[None]:
         """One publisher at a time; rollouts may change while it copies."""
@@ -309,3 +308,16 @@ class Repository:
                 prune(self._metadata, self._content, state, self._disk)
             except (EnvironmentFaultError, DamagedRepositoryError) as error:
                 _log.warning("superseded files stay: %s", error)
+
+
+def _role_of(model: str, state: State) -> str:
+    if model_role(model) not in state.roles:
+        raise NotFoundError(f"no release of {model} was ever published")
+    return model_role(model)
+
+
+def _check_version(version: str) -> None:
+    try:
+        _VERSION.validate_python(version)
+    except ValidationError as error:
+        raise BadInputError(f"{version!r} is no version: one to four numbers with dots") from error

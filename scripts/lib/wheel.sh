@@ -28,5 +28,10 @@ check_wheel() {
 # check_agent_only WHEEL PYTHON FOLDER: with the agent's extra alone, every module of it can be imported.
 check_agent_only() {
     make_venv "$3/agent" "$2" "$1[agent]"
-    (cd "$3" && agent/bin/python "$repository/scripts/lib/check_imports.py" packhorse_agent)
+    (
+        cd "$3"
+        agent/bin/python "$repository/scripts/lib/check_imports.py" packhorse_agent \
+            --only-needs packhorse_agent.runtime.onnxruntime_cpu=onnxruntime
+        agent/bin/packhorse-agent --help >/dev/null
+    )
 }

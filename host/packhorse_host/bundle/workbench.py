@@ -12,14 +12,14 @@ import numpy as np
 
 from packhorse_agent.contract.base import canonical_json
 from packhorse_agent.contract.manifest import ProbeLimits, Quality, RuntimeRequirement
-from packhorse_agent.contract.recipe import Fp32, Recipe
+from packhorse_agent.contract.recipe import Recipe
 from packhorse_agent.runtime.base import Session
 from packhorse_agent.runtime.datatypes import Array
 from packhorse_agent.runtime.golden import GoldenVectors, replay, worst_sqnr_db
 from packhorse_host.bundle.machine import usable_cores
 from packhorse_host.bundle.request import Material, tensor_names
 from packhorse_host.errors import ConfigError
-from packhorse_host.evaluate.latency import Race, race
+from packhorse_host.evaluate.latency import Race, Run, race
 from packhorse_host.evaluate.quality import compare
 from packhorse_host.evaluate.runner import open_session, run_all
 from packhorse_host.evaluate.samples import Samples
@@ -64,7 +64,6 @@ class Workbench:
         self._announce = announce
         self._variants: dict[bytes, Variant] = {}
         self._kernels: dict[tuple[bytes, Architecture], KernelCounts] = {}
-        self._sessions: dict[tuple[bytes, int], Session] = {}
         self._races: dict[tuple[bytes, int], Race] = {}
 
     @property
@@ -95,11 +94,15 @@ class Workbench:
         key = canonical_json(recipe), threads
         if key not in self._races:
             self._announce(f"timing {recipe.name} against fp32 on {threads} threads")
-            variant = self.variant(recipe)
-            feed = {name: array[:1] for name, array in variant.golden.inputs.items()}
-            fp32, bundle = self._session(Fp32(), threads), self._session(recipe, threads)
-            self._races[key] = race(lambda: fp32.run(feed), lambda: bundle.run(feed), budget_s=RACE_BUDGET_S)
+            self._races[key] = race(lambda: self._opened(recipe, threads), budget_s=RACE_BUDGET_S)
         return self._races[key]
+
+    def _opened(self, recipe: Recipe, threads: int) -> tuple[Run, Run]:
+        variant = self.variant(recipe)
+        feed = {name: array[:1] for name, array in variant.golden.inputs.items()}
+        fp32 = self._open(self._material.source.data, threads)
+        bundle = self._open(variant.model, threads)
+        return lambda: fp32.run(feed), lambda: bundle.run(feed)
 
     def _make(self, recipe: Recipe) -> Variant:
         source = self._material.source
@@ -107,8 +110,7 @@ class Workbench:
             f"quantizing by {recipe.name}" if recipe.name != "fp32" else "taking the model as it is"
         )
         model = emit(source, recipe, self._material.calibration)
-        session = self._open(model, usable_cores())
-        self._sessions[canonical_json(recipe), usable_cores()] = session
+        session = self._fp32 if recipe.name == "fp32" else self._open(model, usable_cores())
         quality = self._quality(recipe.name, session)
         golden = self._golden(session)
         sqnr_db = None if recipe.name == "fp32" else worst_sqnr_db(golden.fp32, golden.host)
@@ -119,13 +121,6 @@ class Workbench:
             probe=self._limits(golden, sqnr_db),
             quality=quality,
         )
-
-    def _session(self, recipe: Recipe, threads: int) -> Session:
-        key = canonical_json(recipe), threads
-        if key not in self._sessions:
-            model = self._material.source.data if recipe.name == "fp32" else self.variant(recipe).model
-            self._sessions[key] = self._open(model, threads)
-        return self._sessions[key]
 
     def _open(self, model: bytes, threads: int) -> Session:
         source = self._material.source
@@ -188,7 +183,7 @@ class Workbench:
 
     @cached_property
     def _fp32(self) -> Session:
-        return self._session(Fp32(), usable_cores())
+        return self._open(self._material.source.data, usable_cores())
 
     @cached_property
     def _fp32_scores(self) -> Array:

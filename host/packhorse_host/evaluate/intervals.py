@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -39,14 +39,20 @@ def paired_difference(only_first: int, only_second: int, samples: int) -> Interv
     return Interval(low=100 * max(-1.0, centre - half), high=100 * min(1.0, centre + half))
 
 
-def bootstrap(pairs: Floats, statistic: Callable[[Any], Floats], seed: int = 0) -> Interval:
-    """Percentile bootstrap over paired observations (Efron and Tibshirani, 1993, chapter 13).
+def bootstrap_rounds(rounds: Floats, statistic: Callable[[Floats], Floats], seed: int = 0) -> Interval:
+    """Percentile bootstrap over rounds of paired observations.
+
+    Rounds are drawn whole (the cluster bootstrap: Davison and Hinkley, "Bootstrap Methods and their
+    Application", 1997, section 3.8), since what is observed within one resembles each other more than what
+    is observed in two.
 
     Args:
-        pairs: [N, k], one row for each pair; rows are drawn whole.
-        statistic: maps [resamples, N, k] to [resamples].
+        rounds: [R, N, k], R rounds of N observations.
+        statistic: maps [resamples, R * N, k] to [resamples].
         seed: of the resampling, so that the same measurements give the same interval.
     """
-    draws = np.random.default_rng(seed).integers(len(pairs), size=(BOOTSTRAP_RESAMPLES, len(pairs)))
-    low, high = np.quantile(statistic(pairs[draws]), [0.025, 0.975])
+    count, length, width = rounds.shape
+    draws = np.random.default_rng(seed).integers(count, size=(BOOTSTRAP_RESAMPLES, count))
+    resamples = rounds[draws].reshape(BOOTSTRAP_RESAMPLES, count * length, width)
+    low, high = np.quantile(statistic(resamples), [0.025, 0.975])
     return Interval(low=float(low), high=float(high))

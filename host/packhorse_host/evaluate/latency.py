@@ -1,13 +1,15 @@
 """Two models timed against each other in interleaved pairs.
 
 On a shared machine a latency drifts more from second to second than two models differ. Each pair is timed
-back to back, in an order that alternates, so that what slows the machine slows both.
+back to back, in an order that alternates, so that what slows the machine slows both. Where a session's
+threads land stays with it for its whole life and can double its latency, so both models are opened anew for
+every round, and the interval is drawn over rounds.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,12 +18,19 @@ import numpy.typing as npt
 
 from packhorse_agent.contract.manifest import Interval
 from packhorse_agent.contract.measurement import LatencySummary
-from packhorse_host.evaluate.intervals import bootstrap
+from packhorse_host.evaluate.intervals import Floats, bootstrap_rounds
 
-WARM_UP_PAIRS: Final = 10
-PAIRS_MIN: Final = 30
-PAIRS_MAX: Final = 300
+ROUNDS_MIN: Final = 3
+ROUNDS_MAX: Final = 12
+WARM_UP_PAIRS: Final = 3
+PAIRS_MIN: Final = 10
+PAIRS_MAX: Final = 30
 DIGITS: Final = 3
+
+Run = Callable[[], object]
+"""One inference."""
+Clock = Callable[[], float]
+"""Seconds, monotonic."""
 
 
 @dataclass(frozen=True)
@@ -36,24 +45,28 @@ class Race:
 
 
 def race(
-    fp32: Callable[[], object],
-    bundle: Callable[[], object],
-    *,
-    budget_s: float,
-    clock: Callable[[], float] = time.perf_counter,
+    open_both: Callable[[], tuple[Run, Run]], *, budget_s: float, clock: Clock = time.perf_counter
 ) -> Race:
-    """Time two inferences pair by pair, for about `budget_s` seconds, at least `PAIRS_MIN` pairs."""
-    _warm_up(fp32, bundle, clock() + budget_s / 4, clock)
+    """Time FP32 and a bundle's model for about `budget_s` seconds, `ROUNDS_MIN` rounds at least.
+
+    Args:
+        open_both: loads FP32 and the other model, each into a session of its own.
+        budget_s: after which no further round begins, and a `ROUNDS_MAX`th of which ends a round.
+        clock: replaced in tests.
+    """
     deadline = clock() + budget_s
-    pairs: list[tuple[float, float]] = []
-    while len(pairs) < PAIRS_MIN or (len(pairs) < PAIRS_MAX and clock() < deadline):
-        pairs.append(_pair(fp32, bundle, len(pairs) % 2 == 1, clock))
-    return summarize(np.array(pairs) * 1e6)
+    rounds: list[Floats] = []
+    while len(rounds) < ROUNDS_MIN or (len(rounds) < ROUNDS_MAX and clock() < deadline):
+        fp32, bundle = open_both()
+        rounds.append(_round(fp32, bundle, budget_s / ROUNDS_MAX, clock))
+    return summarize([each * 1e6 for each in rounds])
 
 
-def summarize(pairs_us: npt.NDArray[np.float64]) -> Race:
-    """Quantiles and the speed-up from pairs of latencies in microseconds, [N, 2]: FP32, bundle."""
-    interval = bootstrap(pairs_us, _median_ratio)
+def summarize(rounds_us: Sequence[Floats]) -> Race:
+    """Quantiles and the speed-up from rounds of pairs in microseconds, each [N, 2]: FP32, bundle."""
+    pairs_us = np.concatenate(rounds_us)
+    length = min(len(each) for each in rounds_us)
+    interval = bootstrap_rounds(np.stack([each[:length] for each in rounds_us]), _median_ratio)
     return Race(
         fp32=_summary(pairs_us[:, 0]),
         bundle=_summary(pairs_us[:, 1]),
@@ -62,37 +75,31 @@ def summarize(pairs_us: npt.NDArray[np.float64]) -> Race:
     )
 
 
-def _warm_up(
-    fp32: Callable[[], object],
-    bundle: Callable[[], object],
-    deadline: float,
-    clock: Callable[[], float],
-) -> None:
+def _round(fp32: Run, bundle: Run, budget_s: float, clock: Clock) -> Floats:
     for _ in range(WARM_UP_PAIRS):
-        _pair(fp32, bundle, False, clock)
-        if clock() >= deadline:
-            return
+        fp32()
+        bundle()
+    deadline = clock() + budget_s
+    pairs: list[tuple[float, float]] = []
+    while len(pairs) < PAIRS_MIN or (len(pairs) < PAIRS_MAX and clock() < deadline):
+        if len(pairs) % 2:
+            second = _timed(bundle, clock)
+            pairs.append((_timed(fp32, clock), second))
+        else:
+            first = _timed(fp32, clock)
+            pairs.append((first, _timed(bundle, clock)))
+    return np.array(pairs)
 
 
-def _pair(
-    fp32: Callable[[], object], bundle: Callable[[], object], swapped: bool, clock: Callable[[], float]
-) -> tuple[float, float]:
-    if swapped:
-        second = _timed(bundle, clock)
-        return _timed(fp32, clock), second
-    first = _timed(fp32, clock)
-    return first, _timed(bundle, clock)
-
-
-def _timed(run: Callable[[], object], clock: Callable[[], float]) -> float:
+def _timed(run: Run, clock: Clock) -> float:
     start = clock()
     run()
     return clock() - start
 
 
-def _median_ratio(pairs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    medians = np.median(pairs, axis=-2)
-    ratios: npt.NDArray[np.float64] = medians[..., 0] / medians[..., 1]
+def _median_ratio(pairs: Floats) -> Floats:
+    medians: Floats = np.median(pairs, axis=-2)
+    ratios: Floats = medians[..., 0] / medians[..., 1]
     return ratios
 
 

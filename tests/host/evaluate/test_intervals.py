@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from packhorse_host.evaluate.intervals import bootstrap, paired_difference
+from packhorse_host.evaluate.intervals import bootstrap_rounds, paired_difference
 
 
 @st.composite
@@ -66,14 +66,22 @@ def test_nineteen_of_twenty_intervals_hold_the_truth(first: float, second: float
 
 def test_bootstrap_draws_pairs_whole() -> None:
     """Pairs that always differ by the same have an interval of one point, however both drift."""
-    drift = np.random.default_rng(0).uniform(1, 100, 50)
-    pairs = np.stack([drift, 2 * drift], axis=1)
-    interval = bootstrap(pairs, lambda drawn: np.mean(drawn[..., 1] / drawn[..., 0], axis=-1))
+    drift = np.random.default_rng(0).uniform(1, 100, (5, 10))
+    rounds = np.stack([drift, 2 * drift], axis=2)
+    interval = bootstrap_rounds(rounds, lambda drawn: np.mean(drawn[..., 1] / drawn[..., 0], axis=-1))
     assert [interval.low, interval.high] == pytest.approx([2, 2])
 
 
+def test_bootstrap_draws_rounds_whole() -> None:
+    """Many observations in few rounds that differ are few observations, not many."""
+    rounds = np.repeat(np.array([1.0, 2.0, 3.0, 4.0]), 1000).reshape(4, 1000, 1)
+    interval = bootstrap_rounds(rounds, lambda drawn: drawn[..., 0].mean(axis=-1))
+    assert interval.low < 1.8
+    assert interval.high > 3.2
+
+
 def test_bootstrap_is_reproducible() -> None:
-    pairs = np.random.default_rng(0).normal(size=(40, 2))
-    first, second = (bootstrap(pairs, lambda drawn: drawn[..., 0].mean(axis=-1)) for _ in range(2))
+    rounds = np.random.default_rng(0).normal(size=(8, 20, 2))
+    first, second = (bootstrap_rounds(rounds, lambda drawn: drawn[..., 0].mean(axis=-1)) for _ in range(2))
     assert first == second
-    assert first.low < pairs[:, 0].mean() < first.high
+    assert first.low < rounds[..., 0].mean() < first.high

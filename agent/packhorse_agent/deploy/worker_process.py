@@ -5,6 +5,7 @@ One reader thread for each worker turns replies into events and posts them; noth
 
 from __future__ import annotations
 
+import array
 import contextlib
 import logging
 import os
@@ -222,9 +223,11 @@ class WorkerProcess:
 
     def _send(self, command: BaseModel, sockets: Sequence[socket.socket] = ()) -> None:
         line = encode_line(command)
-        fds = [sock.fileno() for sock in sockets]
+        fds = array.array("i", [sock.fileno() for sock in sockets])
+        beside = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)] if fds else []
         try:
-            sent = socket.send_fds(self._control, [line], fds, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            # not by socket.send_fds: up to Python 3.11 it drops the flags, and would block
+            sent = self._control.sendmsg([line], beside, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except BlockingIOError:
             sent = 0
         except OSError:

@@ -135,8 +135,10 @@ def read_golden(path: Path) -> GoldenVectors:
         MalformedGoldenError: as `decode_golden`.
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
-        return decode_golden(file.read(GOLDEN_MAX_BYTES + 1))
+    size_bytes = path.stat().st_size
+    if size_bytes > GOLDEN_MAX_BYTES:
+        raise MalformedGoldenError(f"{size_bytes} bytes of golden vectors are over {GOLDEN_MAX_BYTES}")
+    return decode_golden(path.read_bytes())
 
 
 def replay(

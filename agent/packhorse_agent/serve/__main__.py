@@ -21,7 +21,7 @@ def main() -> ExitCode:
     parser.add_argument("--parent-pid", type=int, required=True)
     parser.add_argument("--memory-limit-bytes", type=int)
     arguments = parser.parse_args()
-    faulthandler.enable()
+    faulthandler.enable(all_threads=False)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         harden(arguments.parent_pid, arguments.memory_limit_bytes)

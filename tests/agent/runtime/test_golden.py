@@ -133,10 +133,16 @@ def test_an_array_that_claims_more_than_it_holds_allocates_nothing() -> None:
         decode_golden(zipped({**WHOLE, "input.x.npy": header}))
 
 
-def test_a_file_over_the_bound_is_refused_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_over_the_bound_is_refused_before_it_is_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "GOLDEN_MAX_BYTES", 100)
     with pytest.raises(MalformedGoldenError, match="over 100"):
         decode_golden(encode_golden(linear_golden()))
+    path = tmp_path / "golden.npz"
+    write_golden(path, linear_golden())
+    with pytest.raises(MalformedGoldenError, match="over 100"):
+        read_golden(path)
 
 
 def test_sqnr_follows_its_formula() -> None:

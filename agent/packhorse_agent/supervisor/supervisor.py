@@ -136,8 +136,8 @@ class Supervisor:
                 self._on_message(event)
             case LinkUp(protocol):
                 _log.info("connected, MQTT %s", protocol)
-                self._report_inventory()
                 self._telemetry.on_connected()
+                self._report_inventory()
             case LinkDown(reason, retry_in_s):
                 _log.warning("%s; next try in %.1f s", reason, retry_in_s)
             case SlotEvent(slot, slot_event):

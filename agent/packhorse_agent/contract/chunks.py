@@ -27,7 +27,7 @@ _REPLY_HEAD = struct.Struct(">2sBBI32s")
 _WANT_HEAD = struct.Struct(">2sBBIHH32s")
 _RANGE = struct.Struct(">II")
 _WORTH_NUMERATOR, _WORTH_DENOMINATOR = 15, 16
-_SAMPLE_PARTS, _SAMPLE_PART_BYTES = 4, 1024
+_SAMPLE_PARTS, _SAMPLE_PART_BYTES = 4, 512
 
 
 class Codec(IntEnum):

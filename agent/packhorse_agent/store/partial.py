@@ -21,8 +21,8 @@ from packhorse_agent.errors import ConflictError, EnvironmentFaultError
 from packhorse_agent.store.errors import DigestMismatchError, StorageFullError
 from packhorse_agent.store.files import Files
 
-SYNC_EVERY_BYTES = 4 * 1024 * 1024
-"""At most this much is lost by a loss of power."""
+SYNC_EVERY_BYTES = 16 * 1024 * 1024
+"""At most this much is lost by a loss of power; over a slow link the caller syncs by time."""
 
 DATA_FILE = "data"
 BITMAP_FILE = "bitmap"

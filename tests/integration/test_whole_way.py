@@ -197,5 +197,5 @@ def test_everything_ends_in_good_order(fleet: Fleet) -> None:
     worker_pid, broker_pid = agent.slot()["pid"], fleet.broker_pid()
     assert agent.stop() == 0
     assert fleet.controller.stop() == 0
-    for pid in (worker_pid, broker_pid):
-        wait_until(lambda pid=pid: not Path(f"/proc/{pid}/cmdline").exists(), DEADLINE_S)
+    left = [Path(f"/proc/{pid}/cmdline") for pid in (worker_pid, broker_pid)]
+    wait_until(lambda: not any(path.exists() for path in left), DEADLINE_S)

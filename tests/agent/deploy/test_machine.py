@@ -285,12 +285,13 @@ class RandomWalk(RuleBasedStateMachine):
         if deployment is None:
             return None
         probed = deployment.probe is not None and deployment.probe.passed
-        return {
+        following: dict[DeploymentState, ev.Event] = {
             S.DOWNLOADING: ev.Fetched(),
             S.VERIFYING: ev.Verified(),
             S.PREPARING: ev.CandidateLoaded(),
             S.PROBING: ev.CandidateServing() if probed else ev.CandidateProbed(probe(True)),
-        }.get(deployment.state)
+        }
+        return following.get(deployment.state)
 
     @precondition(lambda self: self.state.active is not None)
     @rule()

@@ -107,10 +107,12 @@ class SlotUnderTest:
         wait_until(reached, deadline_s=30)
         return self.reports[-1]
 
-    def until_serving(self) -> None:
+    def until_serving(self, again: WorkerProcess | None = None) -> None:
+        """Until a worker serves; another one than `again`."""
+
         def serving() -> bool:
             self.pump()
-            return self.runner.serving_worker() is not None
+            return self.runner.serving_worker() not in (None, again)
 
         wait_until(serving, deadline_s=30)
 
@@ -183,8 +185,7 @@ def test_a_worker_that_dies_after_commit_is_started_again(slot: SlotUnderTest) -
     worker = slot.runner.serving_worker()
     assert worker is not None
     os.kill(worker.pid, signal.SIGSEGV)
-    wait_until(lambda: slot.pump() is None and slot.runner.serving_worker() is None)
-    slot.until_serving()
+    slot.until_serving(again=worker)
     assert slot.served_version() == "1.0"
 
 

@@ -22,6 +22,7 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 from packhorse_agent.contract.base import sha256_hex
 from packhorse_agent.contract.limits import METADATA_MAX_BYTES, TRUST_SET_MAX_ENTRIES
 from packhorse_agent.errors import UntrustedError
+from packhorse_agent.store.errors import storage_error
 from packhorse_agent.trust.errors import (
     IncompleteMetadataError,
     MalformedMetadataError,
@@ -119,6 +120,7 @@ class Session:
     Raises, from every method:
         UntrustedError subclasses: see `errors`.
         BlobMissingError: something must be pulled first.
+        StorageFullError, StorageFaultError: the scratch folder cannot be written.
     """
 
     def __init__(
@@ -129,15 +131,10 @@ class Session:
         blobs: BlobReader,
         now: datetime,
     ) -> None:
-        self._scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=folder))
+        self._scratch = _make_scratch(folder)
+        self._fetcher = _MemoryFetcher(self._scratch, known, offered, blobs)
         try:
-            for name, data in known.items():
-                if name != ROOT_FILE and "/" not in name:
-                    (self._scratch / name).write_bytes(data)
-            self._fetcher = _MemoryFetcher(self._scratch, known, offered, blobs)
-            self._updater = self._run(
-                lambda: _ClockedUpdater(self._scratch, self._fetcher, known[ROOT_FILE], now)
-            )
+            self._updater = self._run(lambda: self._lay_out(known, now))
         except BaseException:
             self._remove()
             raise
@@ -171,6 +168,12 @@ class Session:
         path = self._scratch / name
         return path.read_bytes() if path.exists() else None
 
+    def _lay_out(self, known: Mapping[str, bytes], now: datetime) -> Updater:
+        for name, data in known.items():
+            if name != ROOT_FILE and "/" not in name:
+                (self._scratch / name).write_bytes(data)
+        return _ClockedUpdater(self._scratch, self._fetcher, known[ROOT_FILE], now)
+
     def _run(self, step: Callable[[], T]) -> T:
         try:
             return step()
@@ -179,12 +182,21 @@ class Session:
             if problem is not None:
                 raise problem from error
             raise translate(error, self._fetcher.asked) from error
+        except OSError as error:
+            raise storage_error(error, str(self._scratch)) from error
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             # python-tuf states no errors for content that is well formed and still makes no sense
             raise MalformedMetadataError(f"{self._fetcher.asked} makes no sense: {error!r}") from error
 
     def _remove(self) -> None:
         shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _make_scratch(folder: Path) -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=folder))
+    except OSError as error:
+        raise storage_error(error, str(folder)) from error
 
 
 def read_signed(kind: type[S], path: Path) -> S:

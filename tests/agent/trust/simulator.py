@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from typing import TypeVar
 
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import (
@@ -18,7 +19,6 @@ from tuf.api.metadata import (
     Metadata,
     MetaFile,
     Root,
-    Signed,
     Snapshot,
     TargetFile,
     Targets,
@@ -26,7 +26,8 @@ from tuf.api.metadata import (
 )
 
 from packhorse_agent.contract.base import canonical_json
-from packhorse_agent.contract.chunks import CHUNK_SIZE_BYTES, build_index
+from packhorse_agent.contract.chunks import build_index
+from packhorse_agent.contract.limits import CHUNK_SIZE_BYTES
 from packhorse_agent.contract.rollout import Assignments, RolloutsDocument, assignments_target
 from packhorse_agent.contract.selection import assignment_key, assignment_shard
 
@@ -36,6 +37,9 @@ SALT = "0" * 32
 MANIFEST = b'{"a": "manifest"}'
 MANIFEST_PATH = "bundles/detector/1.2/raspberry-pi-5/static_wi8_ai8/manifest.json"
 ROLLOUTS = "rollouts/rollouts.json"
+
+
+S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
 
 
 def sha256(data: bytes) -> str:
@@ -69,7 +73,9 @@ class FleetSimulator:
             self.signers[role] = [CryptoSigner.generate_ed25519() for _ in range(count)]
         self.rollouts_document = self.rollouts_document or RolloutsDocument(fleet=self.fleet)
         self.root = Root(expires=self.at(days=365), consistent_snapshot=True)
-        self.root.unrecognized_fields["packhorse_issued_at"] = self.at(days=-10).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.root.unrecognized_fields["packhorse_issued_at"] = self.at(days=-10).strftime(
+            "%Y-%m-%dT%H:%M:%SZ"
+        )
         for role in ("root", "targets", "snapshot", "timestamp"):
             for signer in self.signers[role]:
                 self.root.add_key(signer.public_key, role)
@@ -100,7 +106,7 @@ class FleetSimulator:
 
     # signing ----------------------------------------------------------------------------------------------
 
-    def sign(self, role: str, signed: Signed, signers: Iterable[CryptoSigner] | None = None) -> bytes:
+    def sign(self, role: str, signed: S, signers: Iterable[CryptoSigner] | None = None) -> bytes:
         metadata = Metadata(copy.deepcopy(signed))
         for signer in self.signers[role] if signers is None else signers:
             metadata.sign(signer, append=True)

@@ -1,4 +1,4 @@
-"""One test for each attack on the way down, by name. The broker can do all of this; stolen keys do the rest."""
+"""One test for each attack on the way down, by name. The broker can do most, stolen keys the rest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from securesystemslib.signer import CryptoSigner
 from packhorse_agent.contract.errors import MalformedMessageError
 from packhorse_agent.contract.limits import METADATA_MAX_BYTES, TRUST_SET_MAX_BYTES
 from packhorse_agent.contract.rollout import RolloutsDocument
-from packhorse_agent.contract.trustset import decode_trust_set
+from packhorse_agent.contract.trustset import decode_trust_set, encode_trust_set
 from packhorse_agent.errors import UntrustedError
 from packhorse_agent.trust import (
     BadSignatureError,
@@ -40,13 +40,14 @@ from tests.agent.trust.simulator import (
     no_blobs,
     sha256,
 )
+from tests.fakes.disk import FastFiles
 
 
 class Device:
     """A device that has accepted a fleet's first metadata, and what it made of each offer since."""
 
     def __init__(self, fleet: FleetSimulator, folder: Path) -> None:
-        self.keeper = TrustKeeper(folder, fleet.roots[0], FLEET)
+        self.keeper = TrustKeeper(folder, fleet.roots[0], FLEET, FastFiles())
         self.accept(fleet.files())
 
     def accept(self, files: dict[str, bytes], **later: float) -> TrustedView:
@@ -128,7 +129,7 @@ def test_rollback_is_refused_after_a_restart_too(fleet: FleetSimulator, tmp_path
     old = fleet.files()
     Device(fleet, tmp_path).accept(fleet.publish("rollouts"))
     with pytest.raises(OlderMetadataError):
-        TrustKeeper(tmp_path, fleet.roots[0], FLEET).offer(old, no_blobs, NOW)
+        TrustKeeper(tmp_path, fleet.roots[0], FLEET, FastFiles()).offer(old, no_blobs, NOW)
 
 
 # freeze ---------------------------------------------------------------------------------------------------
@@ -147,7 +148,7 @@ def test_freeze(fleet: FleetSimulator, tmp_path: Path, role: str, days: int) -> 
         fleet.root.expires = far
         fleet.rotate_root()
     files = fleet.publish("targets", "rollouts")
-    keeper = TrustKeeper(tmp_path, fleet.roots[0], FLEET)
+    keeper = TrustKeeper(tmp_path, fleet.roots[0], FLEET, FastFiles())
     with pytest.raises(ExpiredMetadataError):
         keeper.offer(files, no_blobs, NOW + timedelta(days=days, seconds=1))
     assert isinstance(keeper.offer(files, no_blobs, NOW + timedelta(days=days, seconds=-1)), TrustedView)
@@ -240,8 +241,6 @@ def test_endless_data_by_a_chain_of_roots(fleet: FleetSimulator, device: Device)
     for _ in range(70):
         fleet.rotate_root()
     with pytest.raises(ValueError, match="trust set"):
-        from packhorse_agent.contract.trustset import encode_trust_set
-
         encode_trust_set(fleet.files())
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from packhorse_agent.contract.rollout import RolloutsDocument
-from packhorse_agent.store.errors import StorageFullError
-from packhorse_agent.store.files import OsFiles
+from packhorse_agent.store.errors import StorageFaultError, StorageFullError
 from packhorse_agent.trust import (
     BadSignatureError,
     IncompleteMetadataError,
@@ -30,6 +31,7 @@ from tests.agent.trust.simulator import (
     no_blobs,
     sha256,
 )
+from tests.fakes.disk import FastFiles
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def keeper(fleet: FleetSimulator, tmp_path: Path) -> TrustKeeper:
 
 
 def make_keeper(fleet: FleetSimulator, folder: Path) -> TrustKeeper:
-    return TrustKeeper(folder / "trust", fleet.roots[0], FLEET)
+    return TrustKeeper(folder / "trust", fleet.roots[0], FLEET, FastFiles())
 
 
 def accept(keeper: TrustKeeper, files: dict[str, bytes]) -> TrustedView:
@@ -120,7 +122,9 @@ def test_names_that_it_does_not_know_are_ignored(fleet: FleetSimulator, keeper: 
     assert accept(keeper, {**fleet.files(), "9.future.json": b"?", "targets/other": b"?"}).version == 1
 
 
-def test_what_the_set_lacks_is_pulled_by_hash_step_by_step(fleet: FleetSimulator, keeper: TrustKeeper) -> None:
+def test_what_the_set_lacks_is_pulled_by_hash_step_by_step(
+    fleet: FleetSimulator, keeper: TrustKeeper
+) -> None:
     files = fleet.files("snapshot", "targets", "rollouts", "model")
     have: dict[str, bytes] = {}
     pulled = []
@@ -221,7 +225,9 @@ def test_what_no_release_key_signed_is_no_target(
     assert accept(keeper, fleet.files()).resolve(path) is None
 
 
-def test_an_expired_model_role_installs_nothing_and_says_so(fleet: FleetSimulator, keeper: TrustKeeper) -> None:
+def test_an_expired_model_role_installs_nothing_and_says_so(
+    fleet: FleetSimulator, keeper: TrustKeeper
+) -> None:
     fleet.roles["model-detector"].expires = NOW - timedelta(seconds=1)
     needs = accept(keeper, fleet.publish("model-detector")).resolve(MANIFEST_PATH)
     assert isinstance(needs, NeedsBlobs)
@@ -275,7 +281,7 @@ def test_an_unreadable_state_file_is_no_reason_not_to_start(
     assert accept(keeper, fleet.files()).version == 1
 
 
-class FullDisk(OsFiles):
+class FullDisk(FastFiles):
     """No space left, once `full` is set."""
 
     full = False
@@ -299,3 +305,26 @@ def test_on_a_full_disk_nothing_is_accepted(fleet: FleetSimulator, tmp_path: Pat
     assert current.version == 1
     disk.full = False
     assert accept(keeper, newer).version == 2
+
+
+def test_without_room_for_the_scratch_folder_nothing_is_accepted(
+    fleet: FleetSimulator, keeper: TrustKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path, _data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    accept(keeper, fleet.files())
+    newer = fleet.publish("rollouts")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(StorageFullError):
+            keeper.offer(newer, no_blobs, NOW)
+    assert accept(keeper, newer).version == 2
+
+
+def test_a_state_folder_that_is_gone_is_a_fault_of_the_environment(
+    fleet: FleetSimulator, keeper: TrustKeeper, tmp_path: Path
+) -> None:
+    shutil.rmtree(tmp_path / "trust")
+    with pytest.raises(StorageFaultError):
+        keeper.offer(fleet.files(), no_blobs, NOW)

@@ -6,11 +6,13 @@ import hashlib
 from pathlib import Path
 
 from packhorse_agent.contract.base import canonical_json, sha256_hex
-from packhorse_agent.contract.chunks import CHUNK_SIZE_BYTES, build_index
+from packhorse_agent.contract.chunks import build_index
+from packhorse_agent.contract.limits import CHUNK_SIZE_BYTES
 from packhorse_agent.contract.manifest import (
     Artifact,
     ArtifactRole,
     Evidence,
+    Interval,
     Manifest,
     ProbeLimits,
     RuntimeRequirement,
@@ -89,7 +91,7 @@ def add_measurement(folder: Path, speedup: float = 2.0) -> None:
         fp32=latency,
         bundle=latency,
         speedup=speedup,
-        speedup_ci95={"low": 1, "high": 3},  # type: ignore[arg-type]
+        speedup_ci95=Interval(low=1, high=3),
         verified=False,
     )
     (folder / "measurement.json").write_bytes(canonical_json(measurement))

@@ -7,9 +7,10 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from packhorse_agent.contract.trustset import decode_trust_set
-from packhorse_agent.store.files import OS_FILES, Files
+from packhorse_agent.store.files import Files
 from packhorse_agent.trust import NeedsBlobs, TrustedView, TrustKeeper
 from packhorse_host.repository import KeyPlan, KeyRing, Repository
+from tests.fakes.disk import FastFiles
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=timezone.utc)
 FLEET = "farm"
@@ -40,7 +41,8 @@ class Fleet:
         self.repository.found(self.plan)
         self.anchor = self.repository.root_metadata()
 
-    def open(self, disk: Files = OS_FILES) -> Repository:
+    def open(self, disk: Files | None = None) -> Repository:
+        disk = disk or FastFiles()
         keys = KeyRing(self.folder / "keys", disk)
         return Repository(self.folder / "repository", keys, FLEET, self.clock, disk=disk)
 
@@ -53,7 +55,7 @@ class Fleet:
 
     def view(self, folder: Path) -> TrustedView:
         """What a device in `folder` makes of the repository now; pulls what the trust set lacks."""
-        keeper = TrustKeeper(folder, self.anchor, FLEET)
+        keeper = TrustKeeper(folder, self.anchor, FLEET, FastFiles())
         outcome = keeper.offer(decode_trust_set(self.repository.trust_set()), self.blob, self.clock())
         assert not isinstance(outcome, NeedsBlobs), outcome.reason
         return outcome

@@ -29,6 +29,7 @@ from packhorse_host.repository import (
     TooLargeError,
     WrongPassphraseError,
 )
+from tests.fakes.disk import FastFiles
 from tests.host.repository.bundles import add_measurement, make_bundle
 from tests.host.repository.fleets import FLEET, START, Clock, Fleet
 
@@ -169,7 +170,7 @@ def damage_measurement(folder: Path) -> None:
     (folder / "measurement.json").write_bytes(b"{}")
 
 
-BROKEN: list[tuple[str, Callable[[Path], None], type[PackhorseError]]] = [
+BROKEN: list[tuple[str, Callable[[Path], object], type[PackhorseError]]] = [
     ("no manifest", lambda folder: (folder / "manifest.json").unlink(), NotABundleError),
     ("empty manifest", lambda folder: (folder / "manifest.json").write_bytes(b""), NotABundleError),
     ("garbage manifest", lambda folder: (folder / "manifest.json").write_bytes(b"\xff{"), NotABundleError),
@@ -193,7 +194,7 @@ BROKEN: list[tuple[str, Callable[[Path], None], type[PackhorseError]]] = [
 
 @pytest.mark.parametrize(("name", "damage", "error"), BROKEN, ids=[case[0] for case in BROKEN])
 def test_a_bundle_that_does_not_fit_its_manifest_is_refused(
-    fleet: Fleet, tmp_path: Path, name: str, damage: Callable[[Path], None], error: type[PackhorseError]
+    fleet: Fleet, tmp_path: Path, name: str, damage: Callable[[Path], object], error: type[PackhorseError]
 ) -> None:
     """And so is everything that was given with it: nothing is half done."""
     good, bad = make_bundle(tmp_path / "good", model="other"), make_bundle(tmp_path / name)
@@ -246,7 +247,7 @@ def test_a_file_that_changes_while_it_is_published_is_refused(
     assert tree(fleet.folder) == before
 
 
-class FullDisk(OsFiles):
+class FullDisk(FastFiles):
     """Takes `room_bytes` more, then no more."""
 
     def __init__(self, room_bytes: int) -> None:

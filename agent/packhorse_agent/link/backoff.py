@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 class Backoff:
     """Exponential back-off with full jitter, so that a fleet does not return all at once.
 
+    The n-th wait (from 0) lies between `minimum_s` and `4 * minimum_s * 2**n`, at most `maximum_s`.
     Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015 ("full jitter"), with a floor.
     """
 
@@ -20,7 +21,7 @@ class Backoff:
 
     def next_delay_s(self) -> float:
         """The wait after one more failure, in seconds."""
-        ceiling = min(self.maximum_s, self.minimum_s * 2.0 ** min(self._failures, 32))
+        ceiling = min(self.maximum_s, 4 * self.minimum_s * 2.0 ** min(self._failures, 32))
         self._failures += 1
         return self.random.uniform(self.minimum_s, max(ceiling, self.minimum_s))
 

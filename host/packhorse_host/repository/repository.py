@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -204,8 +205,16 @@ class Repository:
         return self._metadata.read(f"{self._metadata.root_versions()[-1]}.root.json")
 
     def version(self) -> int:
-        """Grows with everything that is signed; cheap."""
-        facts = self._metadata.folder.joinpath(TIMESTAMP_FILE).stat()
+        """Grows with everything that is signed; cheap.
+
+        Raises:
+            DamagedRepositoryError: `timestamp.json` is missing or cannot be read.
+        """
+        path = self._metadata.folder / TIMESTAMP_FILE
+        try:
+            facts = path.stat()
+        except OSError as error:
+            raise DamagedRepositoryError(f"{path}: {error.strerror}") from error
         stamp = (facts.st_mtime_ns, facts.st_ino)
         if self._seen is None or self._seen[0] != stamp:
             data = self._metadata.read(TIMESTAMP_FILE)
@@ -221,7 +230,10 @@ class Repository:
         stream = self._content.open(sha256)
         if stream is not None:
             return stream
-        data = self._pulled_by_hash().get(sha256)
+        try:
+            data = self._pulled_by_hash().get(sha256)
+        except DamagedRepositoryError as error:
+            raise OSError(errno.EIO, str(error)) from error
         return in_memory(data) if data is not None else None
 
     def _pulled_by_hash(self) -> dict[str, bytes]:

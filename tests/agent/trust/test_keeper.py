@@ -35,11 +35,6 @@ from tests.fakes.disk import FastFiles
 
 
 @pytest.fixture
-def fleet() -> FleetSimulator:
-    return FleetSimulator()
-
-
-@pytest.fixture
 def keeper(fleet: FleetSimulator, tmp_path: Path) -> TrustKeeper:
     return make_keeper(fleet, tmp_path)
 

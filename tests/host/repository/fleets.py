@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+from packhorse_agent.contract.rollout import Assignments
+from packhorse_agent.contract.selection import assignment_key, assignment_shard
 from packhorse_agent.contract.trustset import decode_trust_set
 from packhorse_agent.store.files import Files
 from packhorse_agent.trust import NeedsBlobs, TrustedView, TrustKeeper
@@ -14,6 +16,7 @@ from tests.fakes.disk import FastFiles
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=timezone.utc)
 FLEET = "farm"
+SALT = "5" * 32
 
 
 @dataclass
@@ -59,3 +62,17 @@ class Fleet:
         outcome = keeper.offer(decode_trust_set(self.repository.trust_set()), self.blob, self.clock())
         assert not isinstance(outcome, NeedsBlobs), outcome.reason
         return outcome
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file, but the locks: they hold nothing."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def assignments(*device_ids: str) -> dict[int, Assignments]:
+    """The tag `canary` for each device."""
+    shards: dict[int, dict[str, tuple[str, ...]]] = {}
+    for device_id in device_ids:
+        shards.setdefault(assignment_shard(device_id), {})[assignment_key(SALT, device_id)] = ("canary",)
+    return {shard: Assignments(salt=SALT, tags=tags) for shard, tags in shards.items()}

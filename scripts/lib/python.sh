@@ -37,7 +37,20 @@ newest_python() {
     for version in 3.13 3.12 3.11; do
         python_of "$version" && return 0
     done
+    install_venv_module
+    for version in 3.13 3.12 3.11; do
+        python_of "$version" && return 0
+    done
     fail "no Python 3.11, 3.12 or 3.13 with the venv module (Debian: apt-get install python3-venv)"
+}
+
+# install_venv_module: Debian's python3 comes without it; installed when we may.
+install_venv_module() {
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 || return 0
+    say "Installing python3-venv"
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y python3-venv </dev/null >&2 ||
+        { apt-get update -qq </dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y python3-venv \
+            </dev/null; } >&2 || true
 }
 
 # oldest_python: print the oldest Python that the agent supports and the machine has.

@@ -77,12 +77,11 @@ def request(
     ] = None,
 ) -> None:
     """Make this device's key and a signed request to be enrolled; hand it to `packhorse device enroll`."""
-    from packhorse_agent.config import load_config
-    from packhorse_agent.profiles import find_profile
+    from packhorse_agent.config import load_config, load_configured_profile
     from packhorse_agent.supervisor.identity import request_enrolment
 
     settings = load_config(config)
-    profile = find_profile(settings.profile).name
+    profile = load_configured_profile(settings).name
     text = request_enrolment(settings.state_folder, settings.device_id, profile).model_dump_json()
     if output is None:
         typer.echo(text)

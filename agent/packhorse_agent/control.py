@@ -6,9 +6,13 @@ line of JSON of at most 64 KiB.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +20,36 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from packhorse_agent.errors import BadInputError, NotFoundError
+from packhorse_agent.contract.exit_codes import ExitCode
+from packhorse_agent.errors import (
+    AgentError,
+    BadInputError,
+    ConfigError,
+    ConflictError,
+    EnvironmentFaultError,
+    NotFoundError,
+    UntrustedError,
+)
 
 CONTROL_SOCKET = "control.sock"
 _MAX_BYTES = 64 * 1024
 _TIMEOUT_S = 10.0
+_ACCEPT_PAUSE_S = 1.0
+_MODE = 0o600
+_PATH_MAX_BYTES = 107  # `sun_path`, unix(7)
+_REFUSALS: dict[int, type[AgentError]] = {
+    kind.exit_code: kind
+    for kind in (
+        ConfigError,
+        BadInputError,
+        UntrustedError,
+        EnvironmentFaultError,
+        ConflictError,
+        NotFoundError,
+    )
+}
+
+_log = logging.getLogger(__name__)
 
 
 class ControlRequest(BaseModel):
@@ -39,18 +68,24 @@ class PendingRequest:
     request: ControlRequest
     answer: Callable[[dict[str, Any]], None]
 
+    def refuse(self, error: AgentError) -> None:
+        """Answer with an error: `ask` raises it again at the other end."""
+        self.answer({"error": str(error), "exit_code": int(error.exit_code)})
+
 
 class ControlServer:
-    """Accepts requests on its own thread and posts them; the answer comes from the main thread."""
+    """Accepts requests on its own thread and posts them; the answer comes from the main thread.
+
+    Raises:
+        ConfigError: the path is too long for a socket.
+        EnvironmentFaultError: the socket cannot be made there.
+    """
 
     def __init__(self, path: Path, post: Callable[[PendingRequest], None]) -> None:
         self._path = path
         self._post = post
-        path.unlink(missing_ok=True)
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.bind(str(path))
-        path.chmod(0o600)
-        self._socket.listen(8)
+        self._socket = _listen(path)
+        self._stopping = False
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
 
     def start(self) -> None:
@@ -59,22 +94,31 @@ class ControlServer:
 
     def stop(self) -> None:
         """Close the socket and remove it."""
-        self._socket.close()
+        self._stopping = True
         self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread out of `accept`
+        self._socket.close()
 
     def _run(self) -> None:
-        while True:
+        while not self._stopping:
             try:
                 connection, _ = self._socket.accept()
-            except OSError:
-                return
-            connection.settimeout(_TIMEOUT_S)
-            try:
-                request = ControlRequest.model_validate_json(_read_line(connection))
-            except (OSError, ValidationError) as error:
-                _answer(connection, {"error": f"bad request: {error}"})
+            except OSError as error:
+                if not self._stopping:
+                    _log.error("no control request can be taken: %s", error)
+                    time.sleep(_ACCEPT_PAUSE_S)
                 continue
-            self._post(PendingRequest(request, lambda body, to=connection: _answer(to, body)))  # type: ignore[misc]
+            self._receive(connection)
+
+    def _receive(self, connection: socket.socket) -> None:
+        connection.settimeout(_TIMEOUT_S)
+        try:
+            request = ControlRequest.model_validate_json(_read_line(connection))
+        except (OSError, ValidationError) as error:
+            _answer(connection, {"error": f"bad request: {error}", "exit_code": int(ExitCode.BAD_INPUT)})
+            return
+        self._post(PendingRequest(request, lambda body: _answer(connection, body)))
 
 
 def ask(path: Path, request: ControlRequest) -> dict[str, Any]:
@@ -82,7 +126,8 @@ def ask(path: Path, request: ControlRequest) -> dict[str, Any]:
 
     Raises:
         NotFoundError: no agent runs on this state folder.
-        BadInputError: the agent refused the request; the text is its own.
+        EnvironmentFaultError: there is one, but it cannot be asked, or gives no answer.
+        AgentError: the agent refused the request; kind and text are its own.
     """
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(_TIMEOUT_S)
@@ -90,13 +135,31 @@ def ask(path: Path, request: ControlRequest) -> dict[str, Any]:
             connection.connect(str(path))
             connection.sendall(request.model_dump_json().encode() + b"\n")
             answer = json.loads(_read_line(connection))
-        except (OSError, ValueError) as error:
+        except (FileNotFoundError, ConnectionRefusedError) as error:
             raise NotFoundError(f"no agent answers at {path}; is `packhorse-agent run` up?") from error
+        except (OSError, ValueError) as error:
+            raise EnvironmentFaultError(f"the agent at {path} gives no answer: {error}") from error
     if not isinstance(answer, dict):
-        raise BadInputError("the agent's answer is no object")
+        raise EnvironmentFaultError(f"the agent at {path} gives no answer that can be read")
     if "error" in answer:
-        raise BadInputError(str(answer["error"]))
+        raise _REFUSALS.get(answer.get("exit_code", 0), EnvironmentFaultError)(str(answer["error"]))
     return answer
+
+
+def _listen(path: Path) -> socket.socket:
+    if len(os.fsencode(path)) > _PATH_MAX_BYTES:
+        raise ConfigError(f"{path} is too long for a Unix socket: choose a shorter state folder")
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        path.unlink(missing_ok=True)
+        os.fchmod(listener.fileno(), _MODE)  # the file is never open to others, not for a moment
+        listener.bind(str(path))
+        path.chmod(_MODE)
+        listener.listen(8)
+    except OSError as error:
+        listener.close()
+        raise EnvironmentFaultError(f"cannot listen on {path}: {error.strerror}") from error
+    return listener
 
 
 def _read_line(connection: socket.socket) -> bytes:

@@ -18,6 +18,8 @@ from packhorse_agent.contract.exit_codes import ExitCode
 from packhorse_agent.errors import AgentError
 from packhorse_agent.supervisor.supervisor import Supervisor
 
+_log = logging.getLogger(__name__)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the agent until SIGTERM or SIGINT; the exit code says whose fault an early end is."""
@@ -34,9 +36,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(number, lambda *_: supervisor.request_stop())
         supervisor.run()
     except AgentError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
+        return _fail(str(error), error.exit_code)
+    except OSError as error:
+        return _fail(str(error), ExitCode.ENVIRONMENT)
+    except Exception as error:
+        _log.exception("the agent ends")
+        return _fail(f"a defect in Packhorse, please report it: {error!r}", ExitCode.BUG)
     return ExitCode.OK
+
+
+def _fail(text: str, code: ExitCode) -> int:
+    sys.stderr.write(f"error: {text}\n")
+    return code
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import numpy as np
 from packhorse_agent.contract.messages import DeploymentReport
 from packhorse_agent.contract.states import DeploymentState
 from packhorse_agent.control import CONTROL_SOCKET, ControlRequest, ask
-from packhorse_agent.errors import BadInputError, NotFoundError
+from packhorse_agent.errors import AgentError
 from packhorse_agent.supervisor.identity import accept_enrolment, request_enrolment
 from packhorse_host.broker import CredentialStore, Role
 from packhorse_host.fleet.database import load_rollout
@@ -95,7 +95,7 @@ class Agent(Server):
         """What it says of itself; empty while it does not answer."""
         try:
             return ask(self.state / CONTROL_SOCKET, ControlRequest(command="status"))
-        except (NotFoundError, BadInputError):
+        except AgentError:
             return {}
 
     def slot(self) -> dict[str, Any]:

@@ -13,13 +13,18 @@ from packhorse_agent.contract.states import FailureReason
 from packhorse_agent.deploy import events as ev
 from packhorse_agent.deploy.model import UNDER_WAY
 from packhorse_agent.deploy.slot import SlotRunner
-from packhorse_agent.errors import UntrustedError
+from packhorse_agent.errors import AgentError, EnvironmentFaultError
 from packhorse_agent.store.blobs import BlobStore
-from packhorse_agent.transfer import BlobSpec, Downloader, DownloadEvent
+from packhorse_agent.store.errors import DigestMismatchError
+from packhorse_agent.transfer import BlobSpec, Downloader, DownloadEvent, Failed
 from packhorse_agent.trust import NeedsBlobs, TrustedView, TrustKeeper
 from packhorse_agent.trust.clock import DurableClock
 
 SLOTS_MAX = 16
+"""The slots that a device has had stay; of new ones as many are made as there is room for."""
+
+RETRY_PAUSE_S = 30.0
+"""After this what the disk, the network or the clock did not allow is tried again."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +40,7 @@ class Director:
         facts: DeviceFacts,
         runner_for: Callable[[str], SlotRunner],
         clock: DurableClock,
+        monotonic: Callable[[], float],
     ) -> None:
         self._keeper = keeper
         self._blobs = blobs
@@ -42,29 +48,42 @@ class Director:
         self._facts = facts
         self._runner_for = runner_for
         self._clock = clock
+        self._monotonic = monotonic
         self._pending: set[str] = set()
         self._offered: Mapping[str, bytes] | None = None
-        self.view: TrustedView | None = keeper.current(clock.now(), self._read_blob)
-        self.refused = ""
-        """Why the last metadata was refused; empty when it was accepted."""
+        self._refused = ""
+        self._stuck = ""
+        self._retry_at_s: float | None = None
+        self.view: TrustedView | None = None
+        self._read_accepted()
+
+    @property
+    def problem(self) -> str:
+        """Why the last metadata was refused or what was accepted cannot be followed; empty: all is well."""
+        return "; ".join(text for text in (self._hold(), self._refused, self._stuck) if text)
+
+    def next_due_s(self) -> float | None:
+        """When `tick` is next needed, on the monotonic clock."""
+        return self._retry_at_s
 
     def offer(self, files: Mapping[str, bytes]) -> bool:
         """Take a trust set; True when there is a new view to evaluate."""
         self._offered = files
         try:
             outcome = self._keeper.offer(files, self._read_blob, self._clock.now())
-        except UntrustedError as error:
+            if isinstance(outcome, NeedsBlobs):
+                self._want(outcome)
+                return False
+        except EnvironmentFaultError as error:
+            self._refused = f"newer metadata cannot be stored: {error}"
+            self._retry_later()
+            return False
+        except AgentError as error:
             self._offered = None
-            self.refused = str(error)
+            self._refused = str(error)
             _log.warning("metadata refused: %s", error)
             return False
-        if isinstance(outcome, NeedsBlobs):
-            self._want(outcome)
-            return False
-        self._offered = None
-        self.refused = ""
-        self.view = outcome
-        self._clock.advance(outcome.issued_at)
+        self._accept(outcome)
         return True
 
     def on_download(self, event: DownloadEvent) -> bool:
@@ -72,42 +91,71 @@ class Director:
         if event.sha256 not in self._pending:
             return False
         self._pending.discard(event.sha256)
-        if self._pending:
+        if isinstance(event, Failed):
+            self._stuck = f"metadata cannot be fetched: {event.detail}"
+            self._retry_later()
             return False
-        return self.offer(self._offered) if self._offered is not None else True
+        return self._try_again()
+
+    def tick(self) -> bool:
+        """Try again what is due; True when there is something to evaluate."""
+        if self._retry_at_s is None or self._monotonic() < self._retry_at_s:
+            return False
+        self._retry_at_s = None
+        return self._try_again()
 
     def evaluate(self, slots: Mapping[str, SlotRunner]) -> None:
         """Tell every slot what the fleet wants of it; without fresh metadata nothing new is installed."""
         view = self.view
-        if view is None or self._is_expired(view):
+        self._stuck = ""
+        if view is None:
             return
+        if not self._clock.is_set:
+            self._retry_later()
+        if self._hold():
+            return
+        try:
+            self._evaluate(view, slots)
+        except AgentError as error:
+            self._stuck = str(error)
+            _log.error("rollouts cannot be followed: %s", error)
+            self._retry_later()
+
+    def _evaluate(self, view: TrustedView, slots: Mapping[str, SlotRunner]) -> None:
         tags = view.tags(self._facts.device_id)
         if isinstance(tags, NeedsBlobs):
             self._want(tags)
             return
-        facts = DeviceFacts(
-            self._facts.device_id, self._facts.profile, self._facts.agent_version, frozenset(tags)
-        )
-        names = sorted(slots_of(view.rollouts, facts) | slots.keys())
-        for slot in names[:SLOTS_MAX]:
-            self._evaluate_slot(view, facts, self._runner_for(slot))
+        mine = self._facts
+        facts = DeviceFacts(mine.device_id, mine.profile, mine.agent_version, frozenset(tags))
+        new = sorted(slots_of(view.rollouts, facts) - slots.keys())
+        room = max(SLOTS_MAX - len(slots), 0)
+        if new[room:]:
+            self._stuck = f"no more than {SLOTS_MAX} slots: {', '.join(new[room:])} left out"
+        for slot in [*sorted(slots), *new[:room]]:
+            runner = self._open(slot)
+            if runner is not None:
+                self._evaluate_slot(view, facts, runner)
 
-    def _is_expired(self, view: TrustedView) -> bool:
-        if not view.expired and view.expires > self._clock.now():
-            return False
-        self.refused = (
-            f"metadata expired at {view.expires.isoformat()}: serving goes on, nothing new is installed"
-        )
-        return True
+    def _open(self, slot: str) -> SlotRunner | None:
+        try:
+            return self._runner_for(slot)
+        except AgentError as error:
+            self._stuck = str(error)
+            _log.error("slot %s cannot be made: %s", slot, error)
+            return None
 
     def _evaluate_slot(self, view: TrustedView, facts: DeviceFacts, runner: SlotRunner) -> None:
         state = runner.state
         deployment = state.deployment
         under_way = deployment is not None and deployment.state in UNDER_WAY
-        if state.active and is_reverted(view.rollouts, facts, runner.slot, state.active.bundle.sha256):
+        active_sha256 = state.active.bundle.sha256 if state.active else None
+        desired = desired_in_slot(view.rollouts, facts, runner.slot, state.current_sha256())
+        # a bundle that was reverted once may be the baseline, or be tried again by a later rollout
+        kept = desired is not None and desired.bundle.sha256 == active_sha256
+        if active_sha256 and not kept and is_reverted(view.rollouts, facts, runner.slot, active_sha256):
             runner.handle(ev.GiveUpActive(FailureReason.REVERTED, "the fleet reverted the rollout"))
             return
-        desired = desired_in_slot(view.rollouts, facts, runner.slot, state.current_sha256())
         cancelled = desired is not None and _is_cancelled(desired)
         if under_way and (desired is None or cancelled):
             runner.handle(ev.Withdrawn())
@@ -128,14 +176,60 @@ class Director:
             refusal = (FailureReason.BELOW_MINIMUM_VERSION, text)
         runner.handle(ev.Wanted(desired, refusal))
 
+    def _accept(self, view: TrustedView) -> None:
+        self._offered = None
+        self._refused = ""
+        self.view = view
+        try:
+            self._clock.advance(view.issued_at)
+        except EnvironmentFaultError as error:
+            _log.error("the clock's floor is not kept: %s", error)
+
+    def _read_accepted(self) -> None:
+        try:
+            self.view = self._keeper.current(self._clock.now(), self._read_blob)
+        except (EnvironmentFaultError, OSError) as error:
+            self._stuck = f"the accepted metadata cannot be read: {error}"
+            self._retry_later()
+
+    def _try_again(self) -> bool:
+        if self._offered is not None:
+            return self.offer(self._offered)
+        if self.view is None:
+            self._read_accepted()
+        return True
+
+    def _retry_later(self) -> None:
+        self._retry_at_s = self._monotonic() + RETRY_PAUSE_S
+
+    def _hold(self) -> str:
+        """Why nothing may be installed by the accepted metadata now; empty when it may."""
+        view = self.view
+        if view is None:
+            return ""
+        if not self._clock.is_set:
+            return "the system clock is behind signed metadata: nothing new is installed until it is set"
+        if view.expired or view.expires <= self._clock.now():
+            return (
+                f"metadata expired at {view.expires.isoformat()}: serving goes on, nothing new is installed"
+            )
+        return ""
+
     def _want(self, needed: NeedsBlobs) -> None:
+        if not needed.blobs:
+            self._stuck = needed.reason
         for blob in needed.blobs:
             if not self._blobs.has(blob.sha256):
-                self._pending.add(blob.sha256)
                 self._downloader.want(BlobSpec(blob.sha256, blob.size_bytes, blob.chunk_index))
+                self._pending.add(blob.sha256)
 
     def _read_blob(self, sha256: str) -> bytes | None:
-        return self._blobs.read(sha256, METADATA_MAX_BYTES) if self._blobs.has(sha256) else None
+        if not self._blobs.has(sha256):
+            return None
+        try:
+            return self._blobs.read(sha256, METADATA_MAX_BYTES)
+        except DigestMismatchError:
+            return None
 
 
 def _is_cancelled(desired: Desired) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pydantic import ValidationError
@@ -13,7 +13,7 @@ from packhorse_agent.contract.states import FailureReason
 from packhorse_agent.deploy import events as ev
 from packhorse_agent.deploy.fitness import Unfit
 from packhorse_agent.deploy.model import Attempt
-from packhorse_agent.errors import AgentError
+from packhorse_agent.errors import AgentError, BadInputError, EnvironmentFaultError
 from packhorse_agent.store.blobs import BlobStore
 from packhorse_agent.transfer import BlobSpec, Completed, Downloader, DownloadEvent
 
@@ -44,8 +44,7 @@ class BundleFetcher:
         fetch = _Fetch(attempt)
         self._fetches[slot] = fetch
         bundle = attempt.bundle
-        self._need(fetch, BlobSpec(bundle.sha256, bundle.size_bytes, ()))
-        self._proceed(slot, fetch)
+        self._proceed(slot, fetch, (BlobSpec(bundle.sha256, bundle.size_bytes, ()),))
 
     def cancel(self, slot: str, attempt: Attempt) -> None:
         """Stop; what another slot waits for goes on."""
@@ -64,34 +63,44 @@ class BundleFetcher:
                 continue
             if isinstance(event, Completed):
                 fetch.pending.discard(event.sha256)
-                self._proceed(slot, fetch)
+                self._proceed(slot, fetch, ())
             else:
                 self._fail(slot, fetch, Unfit(event.reason, event.detail, rejected=False))
+
+    def _proceed(self, slot: str, fetch: _Fetch, needed: Sequence[BlobSpec]) -> None:
+        problem: Unfit | None = None
+        try:
+            for spec in needed:
+                self._need(fetch, spec)
+            if not fetch.pending:
+                problem = self._take_next(slot, fetch)
+        except BadInputError as error:
+            problem = Unfit(FailureReason.MANIFEST_INVALID, str(error))
+        except EnvironmentFaultError as error:
+            problem = Unfit(FailureReason.STORAGE_FAILED, str(error), rejected=False)
+        if problem is not None:
+            self._fail(slot, fetch, problem)
 
     def _need(self, fetch: _Fetch, spec: BlobSpec) -> None:
         if not self._blobs.has(spec.sha256):
             fetch.pending.add(spec.sha256)
             self._downloader.want(spec)
 
-    def _proceed(self, slot: str, fetch: _Fetch) -> None:
-        if fetch.pending:
-            return
+    def _take_next(self, slot: str, fetch: _Fetch) -> Unfit | None:
+        """Go on where all that was asked for is here: after the manifest its artifacts, then the end."""
         if fetch.manifest is not None:
             del self._fetches[slot]
             self._post(slot, ev.Fetched())
-            return
+            return None
         manifest = read_manifest(self._blobs, fetch.attempt)
         if isinstance(manifest, Unfit):
-            self._fail(slot, fetch, manifest)
-            return
+            return manifest
         problem = self._check(manifest, fetch.attempt)
-        if problem is not None:
-            self._fail(slot, fetch, problem)
-            return
-        fetch.manifest = manifest
-        for artifact in manifest.artifacts:
-            self._need(fetch, BlobSpec(artifact.sha256, artifact.size_bytes, artifact.chunk_index))
-        self._proceed(slot, fetch)
+        if problem is None:
+            fetch.manifest = manifest
+            artifacts = manifest.artifacts
+            self._proceed(slot, fetch, [BlobSpec(a.sha256, a.size_bytes, a.chunk_index) for a in artifacts])
+        return problem
 
     def _fail(self, slot: str, fetch: _Fetch, problem: Unfit) -> None:
         self.cancel(slot, fetch.attempt)
@@ -103,6 +112,16 @@ def read_manifest(blobs: BlobStore, attempt: Attempt) -> Manifest | Unfit:
     try:
         return Manifest.model_validate_json(blobs.read(attempt.bundle.sha256, MANIFEST_MAX_BYTES))
     except ValidationError as error:
-        return Unfit(FailureReason.MANIFEST_INVALID, f"the manifest is not valid: {error}")
+        return Unfit(FailureReason.MANIFEST_INVALID, f"the manifest is not valid: {_first_of(error)}")
+    except EnvironmentFaultError as error:
+        return Unfit(FailureReason.STORAGE_FAILED, str(error), rejected=False)
     except AgentError as error:
         return Unfit(FailureReason.DIGEST_MISMATCH, str(error), rejected=False)
+
+
+def _first_of(error: ValidationError) -> str:
+    """The first of perhaps thousands: the text goes into a report of bounded size."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part)[:40] for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{where or 'document'}: {first['msg'][:200]}{more}"

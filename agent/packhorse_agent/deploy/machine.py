@@ -26,6 +26,7 @@ CRASH_LIMIT = 3
 CRASH_WINDOW_S = 300.0
 RESTART_DELAY_MAX_S = 30.0
 _FAILED_KEPT = 64
+_DETAIL_MAX_CHARS = 1000
 
 _S = DeploymentState
 
@@ -46,6 +47,8 @@ class Step:
     def enter(self, state: DeploymentState, **changes: object) -> Deployment:
         """Move the deployment to `state` and note the change for the report."""
         before = self.deployment
+        if "detail" in changes:
+            changes["detail"] = str(changes["detail"])[:_DETAIL_MAX_CHARS]  # a report is bounded
         if state not in TRANSITIONS[before.state]:
             raise AssertionError(f"{before.state.value} must not be followed by {state.value}")
         after = before.model_copy(update={"state": state, "entered_s": self.now_s, **changes})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,10 +24,15 @@ from packhorse_agent.deploy.worker_process import (
     WorkerEvent,
     WorkerProcess,
 )
-from packhorse_agent.errors import AgentError
+from packhorse_agent.errors import AgentError, EnvironmentFaultError
 from packhorse_agent.store.state_file import StateFile
 
 DRAIN_GRACE_S = 5.0
+
+RESAVE_PAUSE_S = 5.0
+"""How often a state is offered again to a disk that did not take it."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,13 +62,19 @@ class _Workers:
 
 
 class SlotRunner:
-    """One slot at work; called from the supervisor's main thread only."""
+    """One slot at work; called from the supervisor's main thread only.
+
+    A disk that does not take the state stops nothing that serves, nor a fall-back: the state is kept in
+    memory and saved as soon as that works. Until then no new bundle is tried.
+    """
 
     def __init__(self, slot: str, ports: SlotPorts) -> None:
         self.slot = slot
         self._ports = ports
         self._workers = _Workers()
         self.state = ports.state_file.load() or SlotState(slot=slot)
+        self._saved = self.state
+        self._save_again_s: float | None = None
 
     def boot(self) -> None:
         """Serve what was active, and go on with what was under way."""
@@ -72,8 +84,8 @@ class SlotRunner:
         """Apply an event: persist, report, run the effects."""
         step = advance(self.state, event, self._ports.clock())
         if step.state != self.state:
-            self._ports.state_file.save(step.state)
             self.state = step.state
+            self._save()
         for change in step.changes:
             if change.state is not DeploymentState.IDLE or change.detail:
                 self._ports.report(self._deployment_report(change))
@@ -92,7 +104,9 @@ class SlotRunner:
             event.worker.kill()
 
     def tick(self) -> None:
-        """Deadlines, soak and delayed restarts."""
+        """Deadlines, soak, delayed restarts and saves."""
+        if self._save_again_s is not None and self._ports.clock() >= self._save_again_s:
+            self._save()
         restart_at_s = self._workers.restart_at_s
         if restart_at_s is not None and self._ports.clock() >= restart_at_s:
             self._workers.restart_at_s = None
@@ -102,8 +116,12 @@ class SlotRunner:
 
     def next_due_s(self) -> float | None:
         """When `tick` is next needed, on the monotonic clock."""
-        due = [at for at in (next_deadline_s(self.state), self._workers.restart_at_s) if at is not None]
-        return min(due, default=None)
+        due = (next_deadline_s(self.state), self._workers.restart_at_s, self._save_again_s)
+        return min((at for at in due if at is not None), default=None)
+
+    def bundles_in_use(self) -> frozenset[Attempt]:
+        """Attempts whose blobs must stay, also for the state that a kill would bring back."""
+        return frozenset((*self.state.bundles_in_use(), *self._saved.bundles_in_use()))
 
     def serving_worker(self) -> WorkerProcess | None:
         """The worker that answers requests now."""
@@ -152,6 +170,16 @@ class SlotRunner:
             if worker is not None:
                 worker.kill()
         self._ports.listeners.close()
+
+    def _save(self) -> None:
+        self._save_again_s = None
+        try:
+            self._ports.state_file.save(self.state)
+        except EnvironmentFaultError as error:
+            _log.error("slot %s: its state is kept in memory only: %s", self.slot, error)
+            self._save_again_s = self._ports.clock() + RESAVE_PAUSE_S
+        else:
+            self._saved = self.state
 
     def _on_candidate(self, event: WorkerEvent) -> None:
         match event:
@@ -237,6 +265,10 @@ class SlotRunner:
 
     def _start_candidate(self, attempt: Attempt) -> None:
         self._drop_candidate()
+        if self._save_again_s is not None and attempt != self.state.standby:
+            text = "the slot's state cannot be stored, so nothing new is tried"
+            self.handle(ev.CandidateFailed(FailureReason.STORAGE_FAILED, text))
+            return
         try:
             self._workers.candidate = self._ports.start_worker(self.slot, attempt)
         except AgentError as error:

@@ -100,13 +100,16 @@ class Connection:
         """Type a message; None (logged) for what is not ours or malformed."""
         topic = parse_topic(message.topic)
         try:
-            if isinstance(topic, TrustTopic):
+            if isinstance(topic, TrustTopic) and topic.fleet == self._fleet:
                 return TrustSetArrived(decode_trust_set(message.payload))
-            if isinstance(topic, DeviceTopic) and topic.device_id == self._device_id:
+            if isinstance(topic, DeviceTopic) and self._is_ours(topic):
                 return _from_channel(topic.channel, message.payload)
         except (MalformedMessageError, ValidationError) as error:
             _log.warning("message on %s dropped: %s", message.topic, error)
         return None
+
+    def _is_ours(self, topic: DeviceTopic) -> bool:
+        return (topic.fleet, topic.device_id) == (self._fleet, self._device_id)
 
 
 def _from_channel(channel: DeviceChannel, payload: bytes) -> Arrival | None:

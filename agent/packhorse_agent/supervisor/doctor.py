@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from packhorse_agent.config import AgentConfig, load_config
+from packhorse_agent.config import AgentConfig, load_config, load_configured_profile
 from packhorse_agent.contract.base import WireDocument, version_key
 from packhorse_agent.contract.profile import Profile
 from packhorse_agent.errors import AgentError
 from packhorse_agent.machine import machine_facts
 from packhorse_agent.measure.power import Unavailable, probe
-from packhorse_agent.profiles import check_hardware, detect_profile, find_profile
+from packhorse_agent.profiles import check_hardware, detect_profile
 from packhorse_agent.runtime.installed import installed_runtimes
 from packhorse_agent.supervisor.identity import load_identity
 
@@ -34,7 +34,7 @@ def examine(config_path: Path) -> list[Check]:
     """All checks, in the order in which a person would mend things."""
     try:
         config = load_config(config_path)
-        profile = find_profile(config.profile)
+        profile = load_configured_profile(config)
     except AgentError as error:
         return [Check(what="configuration", verdict="problem", detail=str(error))]
     checks = [Check(what="configuration", verdict="good", detail=str(config_path))]

@@ -38,8 +38,9 @@ def load_identity(state_folder: Path) -> Identity:
     """Read key and enrolment.
 
     Raises:
-        ConfigError: the device is not enrolled yet; the text says how that is done.
+        ConfigError: the device is not enrolled yet, or has lost its key; the text says what to do.
         BadInputError: the enrolment file cannot be read.
+        DeviceKeyError: the key is damaged.
     """
     path = state_folder / ENROLMENT_FILE
     if not path.exists():
@@ -47,7 +48,14 @@ def load_identity(state_folder: Path) -> Identity:
             f"{state_folder} is not enrolled: run `packhorse-agent request`, hand the request to the fleet's "
             "owner (`packhorse device enroll`), and give the answer to `packhorse-agent accept`"
         )
-    return Identity(DeviceKey.load_or_create(state_folder / KEY_FILE), read_enrolment(path))
+    enrolment = read_enrolment(path)
+    key = state_folder / KEY_FILE
+    if not key.exists():
+        raise ConfigError(
+            f"{key} is missing: the fleet knows the device by that key. Restore it, or remove {path} and "
+            "enrol the device anew with `packhorse-agent request`"
+        )
+    return Identity(DeviceKey.load_or_create(key), enrolment)
 
 
 def read_enrolment(path: Path) -> Enrolment:
@@ -70,7 +78,7 @@ def request_enrolment(state_folder: Path, device_id: str, profile: str) -> Signi
 
 
 def accept_enrolment(state_folder: Path, source: Path, device_id: str) -> Enrolment:
-    """Take an enrolment in; the same one twice is no error.
+    """Take an enrolment in; the same one twice is no error, and a damaged one is replaced.
 
     Raises:
         BadInputError: not an enrolment, or that of another device.
@@ -80,7 +88,14 @@ def accept_enrolment(state_folder: Path, source: Path, device_id: str) -> Enrolm
     if enrolment.device_id != device_id:
         raise BadInputError(f"{source} enrols {enrolment.device_id}, this device is {device_id}")
     path = state_folder / ENROLMENT_FILE
-    if path.exists() and read_enrolment(path) != enrolment:
+    if _is_enrolled_differently(path, enrolment):
         raise ConflictError(f"{state_folder} is enrolled already; remove {path} to enrol it anew")
     write_durable(path, enrolment.model_dump_json().encode(), mode=0o600)
     return enrolment
+
+
+def _is_enrolled_differently(path: Path, enrolment: Enrolment) -> bool:
+    try:
+        return path.exists() and read_enrolment(path) != enrolment
+    except BadInputError:
+        return False

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from packhorse_agent.config import AgentConfig
 from packhorse_agent.contract.manifest import Manifest
 from packhorse_agent.contract.messages import DeploymentReport
@@ -60,7 +62,7 @@ class SlotSet:
 
     def boot(self) -> None:
         """Open the slots that are configured or have a state, and serve what was active."""
-        on_disk = {path.stem for path in self._folder("slots").glob("*.json")}
+        on_disk = {path.stem for path in self._folder("slots").glob("*.json") if _is_slot(path.stem)}
         for slot in sorted(on_disk | self._config.slots.keys()):
             self.runner_for(slot)
 
@@ -81,7 +83,7 @@ class SlotSet:
         """Digests of all manifests and artifacts that some slot serves, keeps or brings in."""
         used: set[str] = set()
         for runner in self._runners.values():
-            for attempt in runner.state.bundles_in_use():
+            for attempt in runner.bundles_in_use():
                 used.add(attempt.bundle.sha256)
                 manifest = read_manifest(self._blobs, attempt)
                 if isinstance(manifest, Manifest):
@@ -152,3 +154,12 @@ def find_damage(blobs: BlobStore, attempt: Attempt) -> Unfit | None:
     except AgentError as error:
         return Unfit(FailureReason.DIGEST_MISMATCH, str(error), rejected=False)
     return None
+
+
+def _is_slot(name: str) -> bool:
+    """Whether a state file's name can be a slot's: what a person left there must not stop the agent."""
+    try:
+        SlotState(slot=name)
+    except ValidationError:
+        return False
+    return True

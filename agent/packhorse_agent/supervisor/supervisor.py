@@ -10,10 +10,10 @@ from contextlib import ExitStack
 from typing import Any
 
 from packhorse_agent import __version__
-from packhorse_agent.config import AgentConfig
+from packhorse_agent.config import AgentConfig, load_configured_profile
 from packhorse_agent.contract.manifest import Manifest
 from packhorse_agent.contract.selection import DeviceFacts
-from packhorse_agent.contract.states import FailureReason
+from packhorse_agent.contract.states import DeploymentState, FailureReason
 from packhorse_agent.control import CONTROL_SOCKET, ControlServer, PendingRequest
 from packhorse_agent.deploy import events as ev
 from packhorse_agent.deploy.director import Director
@@ -21,14 +21,16 @@ from packhorse_agent.deploy.fetch import BundleFetcher
 from packhorse_agent.deploy.fitness import DeviceFitness, Unfit, check_fitness
 from packhorse_agent.deploy.model import Attempt
 from packhorse_agent.deploy.worker_process import Stats, WorkerEvent
+from packhorse_agent.errors import AgentError, ConflictError, NotFoundError
 from packhorse_agent.inventory import collect_inventory
 from packhorse_agent.link import LinkDown, LinkUp, Message
 from packhorse_agent.machine import machine_facts
-from packhorse_agent.profiles import check_hardware, find_profile
+from packhorse_agent.profiles import check_hardware
 from packhorse_agent.runtime.installed import installed_runtimes
 from packhorse_agent.store.blobs import BlobStore
 from packhorse_agent.store.lock import FolderLock
 from packhorse_agent.supervisor.connection import AckArrived, Connection, FrameArrived, TrustSetArrived
+from packhorse_agent.supervisor.guard import Guard
 from packhorse_agent.supervisor.identity import Identity, load_identity
 from packhorse_agent.supervisor.slots import SlotEvent, SlotSet
 from packhorse_agent.supervisor.telemetry import Telemetry
@@ -52,7 +54,7 @@ class Supervisor:
 
     def __init__(self, config: AgentConfig) -> None:
         self._config = config
-        self._profile = find_profile(config.profile)
+        self._profile = load_configured_profile(config)
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._resources = ExitStack()
         state = config.state_folder
@@ -89,11 +91,13 @@ class Supervisor:
             facts=DeviceFacts(identity.device_id, self._profile.name, __version__),
             runner_for=self._slots.runner_for,
             clock=self._wall,
+            monotonic=clock,
         )
         self._control = ControlServer(state / CONTROL_SOCKET, post)
         self._resources.callback(self._control.stop)
+        self._guard = Guard(clock)
         self._stopping = False
-        self._settled = ""
+        self._settled: list[tuple[object, ...]] = []
 
     def request_stop(self) -> None:
         """End the loop soon; safe from a signal handler."""
@@ -109,7 +113,7 @@ class Supervisor:
             self._resources.callback(self._telemetry.stop)
             self._connection.start()
             self._resources.callback(self._connection.stop)
-            self._director.evaluate(self._slots.runners)
+            self._evaluate()
             while not self._stopping:
                 self._take_events()
                 self._tick()
@@ -119,37 +123,46 @@ class Supervisor:
         try:
             event = self._events.get(timeout=self._wait_s())
             while not self._stopping:
-                self._handle(event)
+                self._take(event)
                 event = self._events.get_nowait()
         except queue.Empty:
             return
 
     def _wait_s(self) -> float:
-        due = [self._downloader.next_due(), self._telemetry.next_due_s()]
+        due = [self._downloader.next_due(), self._telemetry.next_due_s(), self._director.next_due_s()]
         due += [runner.next_due_s() for runner in self._slots.runners.values()]
         soonest_s = min((at for at in due if at is not None), default=float("inf"))
+        soonest_s = max(soonest_s, self._guard.not_before_s)
         return min(max(soonest_s - time.monotonic(), 0.0), _WAIT_MAX_S)
+
+    def _take(self, event: Any) -> None:
+        if isinstance(event, Message):
+            self._guard.content(f"message on {event.topic}", lambda: self._on_message(event))
+        elif isinstance(event, Stats):
+            self._guard.content("figures of a worker", lambda: self._on_stats(event))
+        else:
+            self._guard.step("event", lambda: self._handle(event))
 
     def _handle(self, event: Any) -> None:
         match event:
-            case Message():
-                self._on_message(event)
             case LinkUp(protocol):
                 _log.info("connected, MQTT %s", protocol)
+                self._downloader.on_connected()
                 self._telemetry.on_connected()
                 self._report_inventory()
             case LinkDown(reason, retry_in_s):
                 _log.warning("%s; next try in %.1f s", reason, retry_in_s)
             case SlotEvent(slot, slot_event):
                 self._slots.runner_for(slot).handle(slot_event)
-            case Stats():
-                self._telemetry.on_stats(event, self._slots.runners)
             case PendingRequest():
                 self._on_control(event)
             case None:
                 pass
             case _:
                 self._on_worker(event)
+
+    def _on_stats(self, event: Stats) -> None:
+        self._telemetry.on_stats(event, self._slots.runners)
 
     def _on_worker(self, event: WorkerEvent) -> None:
         self._slots.runner_for(event.worker.spec.slot).on_worker(event)
@@ -161,35 +174,47 @@ class Supervisor:
             case AckArrived(ack):
                 self._telemetry.on_ack(ack)
             case TrustSetArrived(files):
-                self._offer(files)
+                if self._director.offer(files):
+                    self._evaluate()
             case None:
                 pass
 
-    def _offer(self, files: Any) -> None:
-        if self._director.offer(files):
-            self._director.evaluate(self._slots.runners)
-
     def _tick(self) -> None:
+        step = self._guard.step
+        step("downloads", self._tick_downloads)
+        step("metadata", self._tick_director)
+        for slot, runner in list(self._slots.runners.items()):
+            step(f"slot {slot}", runner.tick)
+        step("telemetry", lambda: self._telemetry.tick(self._slots.runners))
+        self._after_changes()
+
+    def _tick_downloads(self) -> None:
         self._downloader.tick()
         for outcome in self._downloader.poll():
             self._fetcher.on_download(outcome)
             if self._director.on_download(outcome):
-                self._director.evaluate(self._slots.runners)
-        for runner in list(self._slots.runners.values()):
-            runner.tick()
-        self._telemetry.tick(self._slots.runners)
-        self._after_changes()
+                self._evaluate()
+
+    def _tick_director(self) -> None:
+        if self._director.tick():
+            self._evaluate()
 
     def _after_changes(self) -> None:
         """When a slot has settled, see whether the fleet wants something else by now, and clean up."""
-        settled = repr([(slot, runner.rest()) for slot, runner in sorted(self._slots.runners.items())])
+        settled = [(slot, *runner.rest()) for slot, runner in self._slots.runners.items()]
         if settled == self._settled:
             return
         self._settled = settled
+        self._guard.step("rollouts", self._evaluate)
+        self._guard.step("storage", self._collect)
+        self._guard.step("inventory", self._report_inventory)
+
+    def _evaluate(self) -> None:
         self._director.evaluate(self._slots.runners)
-        budget_bytes = self._config.storage_budget_bytes(self._profile)
-        self._blobs.collect(self._slots.blobs_in_use(), budget_bytes)
-        self._report_inventory()
+
+    def _collect(self) -> None:
+        keep = self._slots.blobs_in_use() | self._downloader.holds()
+        self._blobs.collect(keep, self._config.storage_budget_bytes(self._profile))
 
     def _check(self, manifest: Manifest, attempt: Attempt) -> Unfit | None:
         waived = self._config.simulate_hardware
@@ -214,17 +239,27 @@ class Supervisor:
 
     def _on_control(self, pending: PendingRequest) -> None:
         request = pending.request
-        if request.command == "status":
-            pending.answer(self._status())
-            return
-        runner = self._slots.runners.get(request.slot)
-        if runner is None or runner.state.active is None:
-            pending.answer({"error": f"slot {request.slot or '(none named)'} serves nothing"})
-        elif runner.state.standby is None:
-            pending.answer({"error": f"slot {request.slot} has no earlier bundle to go back to"})
+        try:
+            answer = self._status() if request.command == "status" else self._roll_back(request.slot)
+        except AgentError as error:
+            pending.refuse(error)
         else:
-            runner.handle(ev.GiveUpActive(FailureReason.ROLLED_BACK_BY_OPERATOR, "on the device"))
-            pending.answer({"slot": request.slot, "returns_to": runner.state.standby.version})
+            pending.answer(answer)
+
+    def _roll_back(self, slot: str) -> dict[str, Any]:
+        runner = self._slots.runners.get(slot)
+        if runner is None:
+            known = ", ".join(sorted(self._slots.runners)) or "none"
+            raise NotFoundError(f'there is no slot "{slot}"; there are: {known}')
+        standby = runner.state.standby
+        if runner.state.active is None or standby is None:
+            raise ConflictError(f"slot {slot} has no earlier bundle to go back to")
+        runner.handle(ev.GiveUpActive(FailureReason.ROLLED_BACK_BY_OPERATOR, "on the device"))
+        deployment = runner.state.deployment
+        if deployment is None or deployment.state is not DeploymentState.ROLLING_BACK:
+            now = f"{deployment.attempt.version} is {deployment.state.value}" if deployment else "idle"
+            raise ConflictError(f"slot {slot} cannot go back now: {now}; try again when that has ended")
+        return {"slot": slot, "returns_to": standby.version}
 
     def _status(self) -> dict[str, Any]:
         view = self._director.view
@@ -236,7 +271,7 @@ class Supervisor:
             "connected": self._connection.connected,
             "metadata_version": view.version if view else None,
             "metadata_expires": view.expires.isoformat() if view else None,
-            "metadata_problem": self._director.refused,
+            "metadata_problem": self._director.problem,
             "reports_waiting": dict(self._telemetry.waiting()),
             "power_sources": list(self._telemetry.power.sources),
             "power_reason": self._telemetry.power.reason,

@@ -105,10 +105,9 @@ class Telemetry:
     def tick(self, runners: Mapping[str, SlotRunner]) -> None:
         """Send what is due; at a window's end ask the workers, and close it when they have answered."""
         self._reporter.tick()
-        if self._close_by_s is None:
-            if self._windows.due():
-                self._ask(runners)
-        elif not self._waiting or self._clock() >= self._close_by_s:
+        if self._close_by_s is None and self._windows.due():
+            self._ask(runners)
+        if self._close_by_s is not None and (not self._waiting or self._clock() >= self._close_by_s):
             self._close()
 
     def _ask(self, runners: Mapping[str, SlotRunner]) -> None:

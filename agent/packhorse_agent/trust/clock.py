@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from packhorse_agent.contract.base import WireDocument
 from packhorse_agent.store.state_file import StateFile
+
+SKEW = timedelta(hours=1)
+"""So far a device's clock may be behind that of the fleet's owner and still counts as set."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,8 +45,8 @@ class DurableClock:
 
     @property
     def is_set(self) -> bool:
-        """False while the system clock is behind what has been signed already."""
-        return self._floor is None or self._system() >= self._floor
+        """False while the system clock is far behind what has been signed already."""
+        return self._floor is None or self._system() >= self._floor - SKEW
 
     def advance(self, floor: datetime) -> None:
         """Raise the floor, durably; an earlier one changes nothing.

@@ -33,6 +33,7 @@ from packhorse_agent.deploy.worker_process import (
     WorkerProcess,
     WorkerStartError,
 )
+from packhorse_agent.runtime.base import open_model
 from packhorse_agent.runtime.golden import GoldenVectors
 from tests.agent.models import WEIGHTS, BundleOnDisk, linear_model, probe_limits, single_node, write_bundle
 from tests.agent.workers import (
@@ -100,6 +101,34 @@ def test_a_worker_from_start_to_end(workers: Stable, listeners: SlotListeners) -
     workers.expect(Drained, worker)
     exited = workers.expect(Exited, worker)
     assert (exited.returncode, exited.signal) == (0, None)
+
+
+def test_the_sample_model_decides_over_http_as_in_process(workers: Stable, listeners: SlotListeners) -> None:
+    sample = Path(__file__).parents[3] / "samples" / "fashion-mnist"
+    images = np.load(sample / "evaluation.npz", allow_pickle=False)["image"][:40]
+    specs = (
+        (TensorSpec(name="image", datatype="FP32", shape=(-1, 1, 28, 28)),),
+        (TensorSpec(name="logits", datatype="FP32", shape=(-1, 10)),),
+    )
+    requirement = RuntimeRequirement(name="onnxruntime", minimum_version="1.20")
+    here = open_model(sample / "model.onnx", requirement, *specs).run({"image": images})
+    golden = GoldenVectors({"image": images}, here, here)
+    model = (sample / "model.onnx").read_bytes()
+    bundle = write_bundle(
+        workers.folder / "sample", model=model, golden=golden, inputs=specs[0], outputs=specs[1]
+    )
+    workers.serving(listeners.sockets, workers.spec(bundle))
+    tensor = {
+        "name": "image",
+        "datatype": "FP32",
+        "shape": list(images.shape),
+        "data": images.ravel().tolist(),
+    }
+    connection = tcp_connection(listeners)
+    answer = ask(connection, "POST", INFER, {"inputs": [tensor]})
+    scores = np.reshape(answer.content["outputs"][0]["data"], (40, 10))
+    np.testing.assert_array_equal(scores.astype(np.float32), here["logits"])
+    connection.close()
 
 
 def test_a_worker_is_tied_and_bound(workers: Stable) -> None:

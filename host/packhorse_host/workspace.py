@@ -42,11 +42,27 @@ _FLEET: TypeAdapter[str] = TypeAdapter(Name)
 class TlsTable(HumanDocument):
     """`[broker.tls]`: PEM files, relative to the workspace."""
 
-    certificate_file: str
-    key_file: str
+    certificate_file: str | None = None
+    """The embedded broker's own, with its key."""
+    key_file: str | None = None
     ca_file: str | None = None
-    """What devices check the broker with; None: the certificate itself."""
+    """What devices and controller check the broker with; None: the broker's certificate itself."""
     require_client_certificate: bool = False
+    client_certificate_file: str | None = None
+    """The controller's own, with its key, for a broker that requires one."""
+    client_key_file: str | None = None
+
+    @property
+    def trusted_file(self) -> str:
+        """What the broker is checked with.
+
+        Raises:
+            ConfigError: neither an authority nor a certificate is named.
+        """
+        trusted = self.ca_file or self.certificate_file
+        if trusted is None:
+            raise ConfigError(f"[broker.tls] in {SETTINGS_FILE} needs certificate_file or ca_file")
+        return trusted
 
 
 class BrokerTable(HumanDocument):
@@ -199,7 +215,7 @@ class Workspace:
         tls = self.settings.broker.tls
         if tls is None:
             return None
-        path = self.folder / (tls.ca_file or tls.certificate_file)
+        path = self.folder / tls.trusted_file
         try:
             return path.read_text(encoding="ascii")
         except (OSError, UnicodeDecodeError) as error:

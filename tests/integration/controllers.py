@@ -17,9 +17,10 @@ from typing import Any
 
 import psutil
 
+from packhorse_agent.contract.base import canonical_json
 from packhorse_agent.contract.chunks import Want, chunk_count, encode_want
-from packhorse_agent.contract.manifest import ArtifactRole, read_manifest
-from packhorse_agent.contract.messages import ReportAck, TelemetryWindow
+from packhorse_agent.contract.manifest import ArtifactRole, Manifest
+from packhorse_agent.contract.messages import LinkStatus, ReportAck
 from packhorse_agent.contract.topics import (
     DeviceChannel,
     DeviceTopic,
@@ -66,7 +67,7 @@ def model_blob(workspace: Workspace) -> BlobSpec:
     stream = repository.open_blob(repository.releases()[0].ref.sha256)
     assert stream is not None
     with stream:
-        manifest = read_manifest(stream.read())
+        manifest = Manifest.model_validate_json(stream.read())
     model = next(one for one in manifest.artifacts if one.role is ArtifactRole.MODEL)
     return BlobSpec(model.sha256, model.size_bytes, model.chunk_index)
 
@@ -151,7 +152,10 @@ class Device:
         self.acks = 0
         self.completed: list[str] = []
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        topics = [DeviceTopic(FLEET, DEVICE, DeviceChannel.DATA), DeviceTopic(FLEET, DEVICE, DeviceChannel.ACK)]
+        topics = [
+            DeviceTopic(FLEET, DEVICE, DeviceChannel.DATA),
+            DeviceTopic(FLEET, DEVICE, DeviceChannel.ACK),
+        ]
         settings = LinkSettings(
             host=broker.host,
             port=broker.port,
@@ -181,6 +185,15 @@ class Device:
 
     def stop(self) -> None:
         self._link.stop()
+
+    def send_raw(self, envelope: bytes) -> None:
+        """Anything, where reports go."""
+        assert self._send_report(envelope)
+
+    def say_online(self) -> None:
+        """What a device retains on every connection."""
+        topic = DeviceTopic(FLEET, DEVICE, DeviceChannel.LINK)
+        self._link.publish(str(topic), canonical_json(LinkStatus(online=True)), qos=1, retain=True)
 
     def run_until(self, condition: Any, deadline_s: float = 30.0) -> None:
         """Work until the condition holds."""
@@ -235,8 +248,3 @@ def waiting(device: Device) -> int:
 def chunks_of(spec: BlobSpec) -> int:
     """Chunks of a blob and of its index levels."""
     return chunk_count(spec.size_bytes) + len(spec.chunk_index)
-
-
-def measured(window: TelemetryWindow) -> int:
-    """Requests in a window; tells stored ones apart from lost ones by their sum."""
-    return window.requests

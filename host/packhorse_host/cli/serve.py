@@ -7,10 +7,15 @@ from typing import Annotated
 import typer
 
 from packhorse_host.cli.output import JsonOption, WorkspaceOption, print_json
+from packhorse_host.errors import ConfigError
+
+_LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 def serve(
-    port: Annotated[int | None, typer.Option(help="For the broker; else the workspace's.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="For the broker, 0 for a free one; else the workspace's.")
+    ] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
@@ -26,6 +31,8 @@ def serve(
 
     from packhorse_host.fleet.running import run_controller
 
+    if log_level not in _LOG_LEVELS:
+        raise ConfigError(f"--log-level is one of {', '.join(_LOG_LEVELS)}, not {log_level!r}")
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with run_controller(workspace, port) as running:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -20,8 +20,9 @@ from packhorse_agent.contract.base import canonical_json
 from packhorse_agent.contract.messages import LinkStatus
 from packhorse_agent.contract.topics import DeviceChannel, DeviceTopic, TrustTopic, WantTopic, parse_topic
 from packhorse_agent.link import LinkDown, LinkEvent, LinkUp, Message
-from packhorse_host.broker import EmbeddedBroker, PollResult
+from packhorse_host.broker import BrokerCrashLoopError, EmbeddedBroker, PollResult
 from packhorse_host.delivery import ChunkServer
+from packhorse_host.errors import ConflictError, EnvironmentFaultError
 from packhorse_host.fleet.assignments import build_assignments
 from packhorse_host.fleet.database import (
     Database,
@@ -41,6 +42,15 @@ _TURN_S = 0.25
 
 _REFRESH_S = 60.0
 _BROKER_S = 1.0
+_PAUSE_S = 5.0
+"""How long a turn waits after one that failed."""
+
+_YIELD_S = 0.002
+_EVENTS_A_TURN = 32
+"""Before chunks are sent again: a flood of reports must not stop delivery."""
+
+_TRANSIENT = (EnvironmentFaultError, ConflictError, OSError)
+"""A full disk, a locked database, another writer: what a controller waits out."""
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +83,7 @@ class Controller:
         self._published_version: object = None
         self._planned: object = None
         self._next_turn_s = self._next_refresh_s = self._next_broker_s = 0.0
+        self._troubles: dict[str, str] = {}
 
     def request_stop(self) -> None:
         """End the loop soon; safe from a signal handler."""
@@ -80,21 +91,50 @@ class Controller:
         self._events.put(None)
 
     def run(self) -> None:
-        """Plan, publish, deliver and take reports in."""
+        """Plan, publish, deliver and take reports in.
+
+        Raises:
+            BrokerCrashLoopError: the broker dies again and again.
+            ConfigError: a key is not where it should be.
+            DamagedRepositoryError: the repository does not fit together.
+        """
         while not self._stopping:
-            try:
-                self._handle(self._events.get(timeout=_TURN_S / 2))
-                while not self._stopping:
-                    self._handle(self._events.get_nowait())
-                    self._parts.chunks.tick()
-            except queue.Empty:
-                pass
+            self._take_events()
             self._tick(time.monotonic())
+
+    def _take_events(self) -> None:
+        try:
+            self._handle(self._events.get(timeout=self._wait_s(time.monotonic())))
+            for _ in range(_EVENTS_A_TURN - 1):
+                self._handle(self._events.get_nowait())
+        except queue.Empty:
+            return
+
+    def _wait_s(self, now_s: float) -> float:
+        turn_s = max(self._next_turn_s - now_s, 0.0)
+        due_s = self._parts.chunks.next_due() if self._connected else None
+        # What is due now and was not sent waits for the connection to take more.
+        return turn_s if due_s is None else min(turn_s, max(due_s - now_s, _YIELD_S))
+
+    def _survives(self, what: str, action: Callable[[], object]) -> bool:
+        """Do something that may fail for a while; False when it did. Each trouble is said once."""
+        try:
+            action()
+        except BrokerCrashLoopError:
+            raise
+        except _TRANSIENT as error:
+            if self._troubles.get(what) != str(error):
+                _log.error("%s does not work now: %s", what, error)
+            self._troubles[what] = str(error)
+            return False
+        if self._troubles.pop(what, None) is not None:
+            _log.info("%s works again", what)
+        return True
 
     def _handle(self, event: Any) -> None:
         match event:
             case Message():
-                self._on_message(event)
+                self._survives("taking messages in", lambda: self._on_message(event))
             case LinkUp(protocol):
                 _log.info("connected to the broker, MQTT %s", protocol)
                 self._connected = True
@@ -128,17 +168,21 @@ class Controller:
 
     def _tick(self, now_s: float) -> None:
         self._parts.chunks.tick()
-        if now_s >= self._next_broker_s and self._parts.broker is not None:
+        if now_s >= self._next_broker_s:
             self._next_broker_s = now_s + _BROKER_S
-            if self._parts.broker.poll() is PollResult.RESTARTED:
-                _log.warning("the broker had died and was started again")
-                self._published_version = None
+            self._survives("the broker", self._look_after_broker)
         if now_s >= self._next_refresh_s:
             self._next_refresh_s = now_s + _REFRESH_S
-            self._parts.repository.refresh(datetime.now(timezone.utc))
+            now = datetime.now(timezone.utc)
+            self._survives("signing anew", lambda: self._parts.repository.refresh(now))
         if now_s >= self._next_turn_s:
-            self._next_turn_s = now_s + _TURN_S
-            self.take_turn(time.time())
+            worked = self._survives("a turn", lambda: self.take_turn(time.time()))
+            self._next_turn_s = now_s + (_TURN_S if worked else _PAUSE_S)
+
+    def _look_after_broker(self) -> None:
+        if self._parts.broker is not None and self._parts.broker.poll() is PollResult.RESTARTED:
+            _log.warning("the broker had died and was started again")
+            self._published_version = None
 
     def take_turn(self, now_unix_s: float) -> None:
         """Plan one step, sign what changed, publish what was signed."""

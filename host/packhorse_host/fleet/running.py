@@ -33,6 +33,7 @@ from packhorse_host.workspace import BrokerTable, Workspace
 
 _LOCK_FILE = "controller.lock"
 _RETRY_MAX_S = 5.0
+_REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (what to connect to, not to listen on)
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,10 @@ def run_controller(folder: Path | None, port: int | None) -> Iterator[Running]:
         if access.broker is not None:
             stack.callback(access.broker.stop)
         events: queue.SimpleQueue[LinkEvent | None] = queue.SimpleQueue()
-        link = MqttLink(
-            _link_settings(fleet.workspace, access), events.put, Backoff(maximum_s=_RETRY_MAX_S)
-        )
-        controller = Controller(_parts(fleet, link, access.broker), events)
+        link = MqttLink(_link_settings(fleet.workspace, access), events.put, Backoff(maximum_s=_RETRY_MAX_S))
+        parts = _parts(fleet, link, access.broker)
+        stack.callback(parts.chunks.close)
+        controller = Controller(parts, events)
         link.start()
         stack.callback(link.stop)
         yield Running(controller, fleet.workspace.fleet, access.endpoint)
@@ -93,6 +94,7 @@ def _parts(fleet: OpenedFleet, link: MqttLink, broker: EmbeddedBroker | None) ->
             workspace.fleet,
             time.monotonic,
             workspace.settings.delivery.rate_limit_bytes_per_s,
+            ready=lambda: link.ready,
         ),
         ingest=Ingest(fleet.database, time.time),
         publish=lambda topic, payload, retain: link.publish(topic, payload, qos=1, retain=retain),
@@ -108,7 +110,10 @@ def _open_broker(workspace: Workspace, port: int | None) -> _Access:
     password = generate_password()
     credentials.add(CONTROLLER_USERNAME, password, Role.CONTROLLER)
     settings = BrokerSettings(
-        workspace.broker_folder, table.host, port or table.port, _broker_tls(workspace, table)
+        workspace.broker_folder,
+        table.host,
+        table.port if port is None else port,
+        _broker_tls(workspace, table),
     )
     broker = EmbeddedBroker(settings, credentials, None if table.kind == "auto" else BrokerKind(table.kind))
     return _Access(broker.start(), CONTROLLER_USERNAME, password, broker)
@@ -119,7 +124,7 @@ def _external(workspace: Workspace, table: BrokerTable) -> _Access:
         raise ConfigError("an external broker needs username and password_file under [broker]")
     try:
         password = (workspace.folder / table.password_file).read_text().strip()
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"[broker] password_file cannot be read: {error}") from error
     return _Access(Endpoint(table.host, table.port), table.username, password, None)
 
@@ -128,25 +133,42 @@ def _broker_tls(workspace: Workspace, table: BrokerTable) -> BrokerTls | None:
     tls = table.tls
     if tls is None:
         return None
-    folder = workspace.folder
+    if tls.certificate_file is None or tls.key_file is None:
+        raise ConfigError("an embedded broker needs certificate_file and key_file under [broker.tls]")
     return BrokerTls(
-        folder / tls.certificate_file,
-        folder / tls.key_file,
-        folder / tls.ca_file if tls.ca_file else None,
+        workspace.folder / tls.certificate_file,
+        workspace.folder / tls.key_file,
+        workspace.folder / tls.ca_file if tls.ca_file else None,
         tls.require_client_certificate,
     )
 
 
+def _link_tls(workspace: Workspace, table: BrokerTable) -> TlsSettings | None:
+    tls = table.tls
+    if tls is None:
+        return None
+    certificate, key = tls.client_certificate_file, tls.client_key_file
+    return TlsSettings(
+        workspace.folder / tls.trusted_file,
+        workspace.folder / certificate if certificate else None,
+        workspace.folder / key if key else None,
+    )
+
+
+def _own_host(table: BrokerTable) -> str:
+    """Where the controller reaches its broker; with TLS, under a name that the certificate can hold."""
+    return table.advertised_host if table.tls else _REACHABLE.get(table.host, table.host)
+
+
 def _link_settings(workspace: Workspace, access: _Access) -> LinkSettings:
     fleet, table = workspace.fleet, workspace.settings.broker
-    ca_file = (table.tls.ca_file or table.tls.certificate_file) if table.tls else None
     return LinkSettings(
-        host=access.endpoint.host,
+        host=_own_host(table),
         port=access.endpoint.port,
         client_id=f"{CONTROLLER_USERNAME}-{fleet}",
         username=access.username,
         password=access.password,
-        tls=TlsSettings(workspace.folder / ca_file) if ca_file else None,
+        tls=_link_tls(workspace, table),
         subscriptions=(
             Subscription(str(DeviceTopic(fleet, "+", DeviceChannel.REPORT)), 1),
             Subscription(str(DeviceTopic(fleet, "+", DeviceChannel.LINK)), 1),

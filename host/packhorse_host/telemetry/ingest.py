@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 
-from packhorse_agent.trust.keys import verify_ed25519
 from sqlalchemy import Connection, insert, select, update
 
 from packhorse_agent.contract.envelope import unseal
@@ -20,6 +19,7 @@ from packhorse_agent.contract.messages import (
     sketch_from_text,
 )
 from packhorse_agent.contract.topics import DeviceTopic
+from packhorse_agent.trust.keys import verify_ed25519
 from packhorse_host.fleet import schema
 from packhorse_host.fleet.database import Database
 from packhorse_host.fleet.devices import store_deployment, store_inventory

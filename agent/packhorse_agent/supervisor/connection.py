@@ -147,5 +147,6 @@ def _tls(config: AgentConfig, ca_pem: str | None) -> TlsSettings | None:
     ca_file: Path | None = None
     if ca_pem is not None:
         ca_file = config.state_folder / _CA_FILE
-        write_durable(ca_file, ca_pem.encode())
+        if not ca_file.exists() or ca_file.read_bytes() != ca_pem.encode():
+            write_durable(ca_file, ca_pem.encode())
     return TlsSettings(ca_file, certificate, key)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from packhorse_agent.config import AgentConfig
@@ -12,6 +14,7 @@ from packhorse_agent.contract.messages import Energy, ReportAck, ReportItem, Str
 from packhorse_agent.contract.profile import Profile
 from packhorse_agent.deploy.slot import SlotRunner
 from packhorse_agent.deploy.worker_process import Stats, WorkerProcess
+from packhorse_agent.errors import EnvironmentFaultError
 from packhorse_agent.inventory import PowerAvailability
 from packhorse_agent.measure.power import Unavailable, find_reader
 from packhorse_agent.measure.power.sampler import PowerSampler
@@ -25,6 +28,9 @@ from packhorse_agent.telemetry.windows import DeviceFigures, Served, Span, Windo
 
 _ROOT = Path("/")
 _ANSWER_TIMEOUT_S = 2.0
+_OPEN_PAUSE_S = 60.0
+
+_log = logging.getLogger(__name__)
 
 
 class Telemetry:
@@ -39,14 +45,12 @@ class Telemetry:
         clock: Callable[[], float],
         wall: Callable[[], datetime],
     ) -> None:
-        state = config.state_folder
-        settings = config.telemetry
-        origin = Origin(identity.fleet, identity.device_id, next_boot(state / "boot"))
-        limits = Limits(settings.spool_max_bytes, settings.spool_max_age_s)
-        spools = open_spools(state / "spool", limits, origin, clock, wall)
-        self._reporter = Reporter(spools, identity.key.sign, send, clock)
-        self._windows = Windows(settings.window_s, config.simulate_hardware, clock, wall)
+        self._open = partial(_open_reporter, config, identity, send, clock, wall)
+        self._reporter: Reporter | None = None
+        self._open_at_s = clock()
         self._clock = clock
+        self._open_if_due()
+        self._windows = Windows(config.telemetry.window_s, config.simulate_hardware, clock, wall)
         self._cpu = CpuUsage()
         self._waiting: set[WorkerProcess] = set()
         self._close_by_s: float | None = None
@@ -62,26 +66,29 @@ class Telemetry:
         if self._sampler:
             self._sampler.stop()
 
-    def report(self, item: ReportItem) -> None:
-        """Keep an item durably and send it as soon as there is a connection."""
-        self._reporter.report(item)
+    def report(self, *items: ReportItem) -> None:
+        """Keep items durably and send them as soon as there is a connection."""
+        if self._reporter is not None:
+            self._reporter.report(*items)
 
     def on_ack(self, ack: ReportAck) -> None:
         """The host has stored reports."""
-        self._reporter.on_ack(ack)
+        if self._reporter is not None:
+            self._reporter.on_ack(ack)
 
     def on_connected(self) -> None:
         """Send what waits."""
-        self._reporter.on_connected()
+        if self._reporter is not None:
+            self._reporter.on_connected()
 
     def waiting(self) -> Mapping[Stream, int]:
         """Reports of each stream that the host has not stored yet."""
-        return self._reporter.waiting()
+        return self._reporter.waiting() if self._reporter is not None else {}
 
     def next_due_s(self) -> float | None:
         """When `tick` is next needed, on the monotonic clock."""
         windows_s = self._windows.next_due() if self._close_by_s is None else self._close_by_s
-        reporter_s = self._reporter.next_due()
+        reporter_s = self._reporter.next_due() if self._reporter is not None else self._open_at_s
         return windows_s if reporter_s is None else min(windows_s, reporter_s)
 
     def on_stats(self, event: Stats, runners: Mapping[str, SlotRunner]) -> None:
@@ -104,11 +111,23 @@ class Telemetry:
 
     def tick(self, runners: Mapping[str, SlotRunner]) -> None:
         """Send what is due; at a window's end ask the workers, and close it when they have answered."""
-        self._reporter.tick()
+        self._open_if_due()
+        if self._reporter is not None:
+            self._reporter.tick()
         if self._close_by_s is None and self._windows.due():
             self._ask(runners)
         if self._close_by_s is not None and (not self._waiting or self._clock() >= self._close_by_s):
             self._close()
+
+    def _open_if_due(self) -> None:
+        """Without a number of its own, this start has no reports; serving does not wait for that."""
+        if self._reporter is not None or self._clock() < self._open_at_s:
+            return
+        try:
+            self._reporter = self._open()
+        except EnvironmentFaultError as error:
+            _log.error("nothing is reported until the disk takes it: %s", error)
+            self._open_at_s = self._clock() + _OPEN_PAUSE_S
 
     def _ask(self, runners: Mapping[str, SlotRunner]) -> None:
         workers = [worker for runner in runners.values() if (worker := runner.serving_worker())]
@@ -125,13 +144,27 @@ class Telemetry:
         device = DeviceFigures(energy, reason, temperature.temperature_c if temperature else None)
         self._close_by_s = None
         self._waiting.clear()
-        self._reporter.report(*self._windows.close(span, device))
+        self.report(*self._windows.close(span, device))
 
     def _energy(self, span: Span) -> tuple[Energy | None, str]:
         if self._sampler is None:
             return None, self.power.reason
         found = self._sampler.take(span.start_s, span.end_s)
         return (None, found.reason) if isinstance(found, Unavailable) else (found, "")
+
+
+def _open_reporter(
+    config: AgentConfig,
+    identity: Identity,
+    send: Callable[[bytes], bool],
+    clock: Callable[[], float],
+    wall: Callable[[], datetime],
+) -> Reporter:
+    state, settings = config.state_folder, config.telemetry
+    origin = Origin(identity.fleet, identity.device_id, next_boot(state / "boot"))
+    limits = Limits(settings.spool_max_bytes, settings.spool_max_age_s)
+    spools = open_spools(state / "spool", limits, origin, clock, wall)
+    return Reporter(spools, identity.key.sign, send, clock)
 
 
 def _open_power(

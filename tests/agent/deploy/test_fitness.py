@@ -30,7 +30,7 @@ def attempt(**changes: Any) -> Attempt:
 
 
 def requiring(manifest: Manifest, name: str, minimum: str) -> Manifest:
-    runtime = RuntimeRequirement(name=name, minimum_version=minimum)  # type: ignore[arg-type]
+    runtime = RuntimeRequirement(name=name, minimum_version=minimum)
     return manifest.model_copy(update={"runtime": runtime})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import resource
@@ -11,15 +10,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
 
-from packhorse_agent.contract.manifest import ArtifactRole, RuntimeRequirement, TensorSpec
+from packhorse_agent.contract.manifest import RuntimeRequirement, TensorSpec
 from packhorse_agent.contract.messages import sketch_from_text
 from packhorse_agent.deploy import worker_process as module
 from packhorse_agent.deploy.listeners import SlotListeners
@@ -27,15 +23,13 @@ from packhorse_agent.deploy.worker_process import (
     Drained,
     Exited,
     Loaded,
-    LoadFailed,
     Probed,
     Stats,
-    WorkerProcess,
     WorkerStartError,
 )
 from packhorse_agent.runtime.base import open_model
 from packhorse_agent.runtime.golden import GoldenVectors
-from tests.agent.models import WEIGHTS, BundleOnDisk, linear_model, probe_limits, single_node, write_bundle
+from tests.agent.models import WEIGHTS, linear_model, probe_limits, write_bundle
 from tests.agent.workers import (
     DEADLINE_S,
     Stable,
@@ -50,7 +44,6 @@ from tests.helpers import wait_until
 
 INFER = "/v2/models/classifier/infer"
 ROW = inference([[1.0, 2.0, 3.0, 4.0]])
-MIB = 1024 * 1024
 IDLE_SPAN_S = 0.5
 
 
@@ -227,110 +220,6 @@ def test_a_worker_that_hangs_can_be_killed(workers: Stable) -> None:
     assert workers.expect(Exited, worker).signal == signal.SIGKILL
 
 
-def damaged(bundle: BundleOnDisk, role: ArtifactRole, data: bytes) -> BundleOnDisk:
-    bundle.artifacts[role].write_bytes(data)
-    return bundle
-
-
-def without(bundle: BundleOnDisk, role: ArtifactRole) -> BundleOnDisk:
-    return replace(bundle, artifacts={kept: path for kept, path in bundle.artifacts.items() if kept != role})
-
-
-def other_manifest(bundle: BundleOnDisk, data: bytes) -> BundleOnDisk:
-    bundle.manifest_path.write_bytes(data)
-    return bundle
-
-
-def bad_bundle(case: str, folder: Path) -> BundleOnDisk:
-    bundle = write_bundle(folder)
-    match case:
-        case "model is not ONNX":
-            return damaged(bundle, ArtifactRole.MODEL, b"\x00 nonsense")
-        case "model is truncated":
-            return damaged(bundle, ArtifactRole.MODEL, linear_model()[:-30])
-        case "model is missing":
-            return without(bundle, ArtifactRole.MODEL)
-        case "golden is missing":
-            bundle.artifacts[ArtifactRole.GOLDEN].unlink()
-            return bundle
-        case "golden is damaged":
-            return damaged(bundle, ArtifactRole.GOLDEN, b"PK")
-        case "golden for another model":
-            rows = np.ones((8, 9), np.float32)
-            return write_bundle(folder, golden=GoldenVectors({"x": rows}, {"scores": rows}, {"scores": rows}))
-        case "manifest is no JSON":
-            return other_manifest(bundle, b"{")
-        case "manifest is huge":
-            return other_manifest(bundle, b" " * 100_000)
-        case "runtime is missing":
-            requirement = RuntimeRequirement(name="executorch", minimum_version="1.0")
-            return write_bundle(folder, runtime=requirement)
-    raise AssertionError(case)
-
-
-@pytest.mark.parametrize(
-    ("case", "words"),
-    [
-        ("model is not ONNX", "ONNX Runtime does not load the model"),
-        ("model is truncated", "ONNX Runtime does not load the model"),
-        ("model is missing", "no model artifact"),
-        ("golden is missing", "cannot be read"),
-        ("golden is damaged", "golden vectors"),
-        ("golden for another model", "golden input x"),
-        ("manifest is no JSON", "manifest is not valid"),
-        ("manifest is huge", "manifest is over"),
-        ("runtime is missing", "executorch is not installed: install executorch>=1.0"),
-    ],
-)
-def test_a_bundle_that_cannot_be_loaded_says_why(case: str, words: str, workers: Stable) -> None:
-    worker = workers.start(workers.spec(bad_bundle(case, workers.folder / "bad")))
-    worker.load()
-    assert words in workers.expect(LoadFailed, worker).detail
-    exited = workers.expect(Exited, worker)
-    assert exited.returncode == 3
-    assert any(words in line for line in exited.last_log_lines)
-
-
-def hungry_bundle(folder: Path) -> BundleOnDisk:
-    """Its one operator fills 2 GiB."""
-    node = helper.make_node("Expand", ["x", "shape"], ["scores"])
-    model = single_node(
-        node,
-        {"x": (TensorProto.FLOAT, [1, 1])},
-        {"scores": (TensorProto.FLOAT, [1, 512 * MIB])},
-        {"shape": np.array([1, 512 * MIB], np.int64)},
-    )
-    one = np.ones((1, 1), np.float32)
-    return write_bundle(
-        folder,
-        model=model,
-        golden=GoldenVectors({"x": one}, {"scores": one}, {"scores": one}),
-        inputs=(TensorSpec(name="x", datatype="FP32", shape=(1, 1)),),
-        outputs=(TensorSpec(name="scores", datatype="FP32", shape=(1, 512 * MIB)),),
-    )
-
-
-def test_a_model_over_the_memory_limit_takes_only_its_worker_down(workers: Stable) -> None:
-    spec = workers.spec(hungry_bundle(workers.folder / "hungry"), memory_limit_bytes=300 * MIB)
-    worker = workers.start(spec)
-    worker.load()
-    event = workers.next_event()
-    assert isinstance(event, LoadFailed | Exited)
-    if isinstance(event, LoadFailed):
-        assert "memory" in event.detail.lower() or "alloc" in event.detail.lower()
-        workers.expect(Exited, worker)
-    fits = workers.start(workers.spec(memory_limit_bytes=300 * MIB))
-    fits.load()
-    workers.expect(Loaded, fits)
-
-
-def test_a_limit_that_nothing_fits_ends_in_words_or_an_exit(workers: Stable) -> None:
-    worker = workers.start(workers.spec(memory_limit_bytes=16 * MIB))
-    worker.load()
-    exited = workers.wait_for(Exited, worker)
-    assert exited.returncode != 0
-
-
 def test_a_failed_probe_is_a_result(workers: Stable) -> None:
     bundle = write_bundle(workers.folder / "strict", model=linear_model(WEIGHTS * 1.5), probe=probe_limits(8))
     worker = workers.loaded(workers.spec(bundle))
@@ -423,76 +312,6 @@ def test_only_the_last_lines_of_this_worker_are_told(workers: Stable) -> None:
     worker.kill()
     lines = workers.expect(Exited, worker).last_log_lines
     assert lines == tuple(f"line {number}" for number in range(80, 100))
-
-
-@dataclass
-class Client:
-    """Asks without pause on one connection that it keeps as long as the server lets it."""
-
-    listeners: SlotListeners
-    over_tcp: bool
-    stop: threading.Event
-    answered: int = 0
-    versions: set[str] = field(default_factory=set)
-    problems: list[str] = field(default_factory=list)
-    reconnects: int = 0
-
-    def run(self) -> None:
-        connection = self._connect()
-        body = json.dumps(ROW)
-        while not self.stop.is_set():
-            try:
-                if connection.sock is None:
-                    self.reconnects += 1
-                connection.request("POST", INFER, body)
-                response = connection.getresponse()
-                self._check(response.status, json.loads(response.read()))
-            except Exception as error:
-                self.problems.append(repr(error))
-                connection.close()
-        connection.close()
-
-    def _connect(self) -> http.client.HTTPConnection:
-        if self.over_tcp:
-            return tcp_connection(self.listeners)
-        return UnixConnection(Path(self.listeners.sockets[0].getsockname()))
-
-    def _check(self, status: int, content: dict[str, Any]) -> None:
-        if status != 200:
-            self.problems.append(f"{status} {content}")
-            return
-        self.answered += 1
-        self.versions.add(content["model_version"])
-
-
-def swap(workers: Stable, listeners: SlotListeners, old: WorkerProcess, version: str) -> WorkerProcess:
-    """As the supervisor does: the new one serves before the old one drains."""
-    bundle = write_bundle(workers.folder / version, version=version)
-    new = workers.serving(listeners.sockets, workers.spec(bundle))
-    old.drain(5.0)
-    workers.wait_for(Exited, old)
-    return new
-
-
-def test_swapping_loses_no_request(workers: Stable, listeners: SlotListeners) -> None:
-    worker = workers.serving(listeners.sockets)
-    stop = threading.Event()
-    clients = [Client(listeners, over_tcp, stop) for over_tcp in (True, True, False)]
-    threads = [threading.Thread(target=client.run) for client in clients]
-    for thread in threads:
-        thread.start()
-    versions = [f"2.{number}" for number in range(3)]
-    for version in versions:
-        worker = swap(workers, listeners, worker, version)
-        for client in clients:
-            wait_until(lambda client=client, version=version: version in client.versions)  # type: ignore[misc]
-    stop.set()
-    for thread in threads:
-        thread.join(DEADLINE_S)
-    for client in clients:
-        assert client.problems == []
-        assert client.answered > len(versions)
-        assert client.reconnects >= len(versions)
 
 
 def test_the_supervisor_side_imports_no_runtime() -> None:

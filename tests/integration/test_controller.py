@@ -150,8 +150,8 @@ def test_what_is_signed_by_another_process_reaches_the_devices(
     output, errors = done.communicate(timeout=60)
     assert done.returncode == 0, errors.decode()
     assert json.loads(output)["spec"]["id"] == "first"
-    names = lambda: decode_trust_set(device.trust_sets[-1])["targets/rollouts/rollouts.json"]  # noqa: E731
-    device.run_until(lambda: b'"first"' in names())
+    document = "targets/rollouts/rollouts.json"
+    device.run_until(lambda: b'"first"' in decode_trust_set(device.trust_sets[-1])[document])
 
 
 @only_mosquitto

@@ -21,7 +21,9 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 @app.command()
 def enroll(
     request: Annotated[Path, typer.Argument(help="What `packhorse-agent request` wrote.")],
-    tag: Annotated[list[str] | None, typer.Option(help="A tag for selectors; may be repeated.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="A tag for selectors; may be repeated. Without, the tags stay.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Default: DEVICE.enrolment.json")
     ] = None,
@@ -41,7 +43,7 @@ def enroll(
 
     checked = read_signing_request(request)
     with open_fleet(workspace) as fleet:
-        enrolment = enrol_device(fleet, checked, tag or [], getpass.getuser(), time.time())
+        enrolment = enrol_device(fleet, checked, tag, getpass.getuser(), time.time())
     path = output or Path(f"{checked.device_id}.enrolment.json")
     write_durable(path, enrolment.model_dump_json().encode(), mode=0o600)
     typer.echo(f"{path}: enrolment of {checked.device_id} as {checked.profile}", err=True)

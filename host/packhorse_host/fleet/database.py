@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, update
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, ProgrammingError
 
 from packhorse_agent.contract.base import WireDocument
 from packhorse_agent.contract.messages import DeploymentReport
-from packhorse_host.errors import ConflictError, EnvironmentFaultError, NotFoundError
+from packhorse_host.errors import ConfigError, ConflictError, EnvironmentFaultError, NotFoundError
 from packhorse_host.fleet import schema
 from packhorse_host.fleet.model import LatestDeployment, RolloutRecord
 
@@ -37,14 +37,19 @@ class Database:
         """Open, and make the tables where there are none.
 
         Raises:
+            ConfigError: the address is none, or its driver is not installed.
             EnvironmentFaultError: the database cannot be opened.
             ConflictError: it was made by a newer Packhorse.
         """
         self._engine = _open(url)
         try:
             self._prepare()
-        except OperationalError as error:
+        except DBAPIError as error:
+            self.close()
             raise EnvironmentFaultError(f"the database cannot be opened: {error.orig}") from error
+        except ConflictError:
+            self.close()
+            raise
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -56,16 +61,18 @@ class Database:
         try:
             with self._engine.begin() as connection:
                 yield connection
-        except SQLAlchemyError as error:
-            raise EnvironmentFaultError(f"the database refuses: {error}") from error
+        except (IntegrityError, ProgrammingError):
+            raise  # a defect, not the environment's fault
+        except DBAPIError as error:
+            raise EnvironmentFaultError(f"the database refuses: {error.orig}") from error
 
     def close(self) -> None:
         """Release the connections."""
         self._engine.dispose()
 
     def _prepare(self) -> None:
-        schema.metadata.create_all(self._engine)
         with self._engine.begin() as connection:
+            schema.metadata.create_all(connection)
             version = connection.scalar(select(schema.schema_version.c.version))
             if version is None:
                 connection.execute(insert(schema.schema_version).values(version=schema.SCHEMA_VERSION))
@@ -75,7 +82,10 @@ class Database:
 
 
 def _open(url: str) -> Engine:
-    engine = create_engine(url, connect_args=_connect_args(url))
+    try:
+        engine = create_engine(url, connect_args=_connect_args(url))
+    except (ArgumentError, ImportError) as error:
+        raise ConfigError(f"[database] url cannot be used: {error}") from error
     if make_url(url).get_backend_name() == "sqlite":
         event.listen(engine, "connect", _tune_sqlite)
         event.listen(engine, "begin", _begin_immediate)

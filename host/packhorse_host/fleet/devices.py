@@ -39,19 +39,25 @@ class DeviceRecord(WireDocument):
             profile=self.profile,
             agent_version=self.inventory.agent_version if self.inventory else "",
             tags=frozenset(self.tags),
-            simulated=self.simulated,
+            simulated=self.simulated if self.inventory else None,
         )
 
 
-def add_device(connection: Connection, request: SigningRequest, tags: Iterable[str], now_s: float) -> None:
+def add_device(
+    connection: Connection, request: SigningRequest, tags: Iterable[str] | None, now_s: float
+) -> None:
     """Enrol a device by its checked request; enrolling again with the same key brings it up to date.
+
+    Tags of None keep those that it has.
 
     Raises:
         ConflictError: the name belongs to a device with another key.
     """
     device_id, public_key = request.device_id, request.public_key
     row = _find(connection, device_id)
-    values = {"profile": request.profile, "tags": json.dumps(sorted(set(tags)))}
+    values = {"profile": request.profile}
+    if row is None or tags is not None:
+        values["tags"] = json.dumps(sorted(set(tags or ())))
     if row is None:
         fixed = {"device_id": device_id, "public_key": public_key, "enrolled_unix_s": now_s}
         connection.execute(insert(_TABLE).values(**fixed, **values, online=False, simulated=False))

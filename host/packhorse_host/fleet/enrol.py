@@ -36,15 +36,15 @@ def read_signing_request(path: Path) -> SigningRequest:
 
 
 def enrol_device(
-    fleet: OpenedFleet, request: SigningRequest, tags: Sequence[str], actor: str, now_s: float
+    fleet: OpenedFleet, request: SigningRequest, tags: Sequence[str] | None, actor: str, now_s: float
 ) -> Enrolment:
-    """Enrol a device, or give one that is enrolled a new password.
+    """Enrol a device, or give one that is enrolled a new password; tags of None keep those that it has.
 
     Raises:
         BadInputError: a tag is no name.
         ConflictError: the device's name belongs to another key.
     """
-    for tag in tags:
+    for tag in tags or ():
         _check_tag(tag)
     workspace = fleet.workspace
     with fleet.database.transaction() as connection:

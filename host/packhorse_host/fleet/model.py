@@ -12,6 +12,8 @@ from packhorse_agent.contract.rollout import SHARE_ALL_PPM, BundleRef, RolloutSt
 from packhorse_agent.contract.selection import DeviceFacts
 from packhorse_agent.contract.states import DeploymentState, FailureReason
 
+SOAK_MAX_S = 7 * 86_400.0
+
 
 class FailureAction(str, Enum):
     """What a failed gate does."""
@@ -28,10 +30,11 @@ class PhaseSpec(WireDocument):
     name: Name
     tags: tuple[Name, ...] = ()
     share_ppm: Annotated[int, Field(ge=0, le=SHARE_ALL_PPM)] = 0
-    soak_s: Annotated[float, Field(ge=0)] = 60.0
+    soak_s: Annotated[float, Field(ge=0, le=SOAK_MAX_S)] = 60.0
     """How long a device serves without a failure before it commits."""
     deadline_s: Annotated[float, Field(gt=0)] = 86400.0
-    """After it, devices that have not begun to probe are left behind, and silent others have failed."""
+    """After it, devices that have not begun to probe are left behind, and others that are silent for longer
+    than their state may last have failed."""
 
 
 class RolloutSpec(WireDocument):
@@ -43,7 +46,7 @@ class RolloutSpec(WireDocument):
     version: Version
     bundles: Annotated[dict[Name, BundleRef], Field(min_length=1)]
     selector: Selector = Selector()
-    salt: str
+    salt: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     phases: Annotated[tuple[PhaseSpec, ...], Field(min_length=1, max_length=32)]
     max_failure_percent: Annotated[float, Field(ge=0, le=100)] = 0.0
     """Of a phase's devices; above it `on_failure` is done."""
@@ -53,7 +56,7 @@ class RolloutSpec(WireDocument):
 
     @model_validator(mode="after")
     def _shares_rise(self) -> RolloutSpec:
-        shares = [phase.share_ppm for phase in self.phases]
+        shares = [phase.share_ppm for phase in self.phases if phase.share_ppm]
         if shares != sorted(shares):
             raise ValueError("the shares of the phases must not fall")
         if len({phase.name for phase in self.phases}) != len(self.phases):
@@ -63,9 +66,8 @@ class RolloutSpec(WireDocument):
     @property
     def reaches_all(self) -> bool:
         """Whether its end makes it the baseline of its profiles."""
-        selector = self.selector
-        narrowed = selector.tags_all or selector.tags_none or selector.device_ids or selector.profiles
-        return self.phases[-1].share_ppm == SHARE_ALL_PPM and not narrowed
+        everyone = any(phase.share_ppm == SHARE_ALL_PPM for phase in self.phases)
+        return everyone and self.selector == Selector()
 
 
 class RolloutProgress(str, Enum):
@@ -123,7 +125,8 @@ class FleetDevice(WireDocument):
     profile: Name
     agent_version: str
     tags: frozenset[Name] = frozenset()
-    simulated: bool = False
+    simulated: bool | None = None
+    """None: it has not said yet."""
 
     @property
     def facts(self) -> DeviceFacts:

@@ -11,8 +11,8 @@ from packhorse_host.errors import ConfigError
 from packhorse_host.fleet.model import PhaseSpec
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"^([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)$")
-_SHARE = re.compile(r"^([0-9]+(?:\.[0-9]+)?)%$")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
+_SHARE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)%")
 
 
 def parse_phase(text: str) -> PhaseSpec:
@@ -26,6 +26,8 @@ def parse_phase(text: str) -> PhaseSpec:
     tags: list[str] = []
     for part in filter(None, rest.split(",")):
         key, _, value = part.partition("=")
+        if f"{key}_ppm" in fields or f"{key}_s" in fields:
+            raise ConfigError(f"phase {text!r} says {key} twice")
         if key == "tag":
             tags.append(value)
         elif key == "share":
@@ -48,7 +50,7 @@ def parse_duration_s(text: str) -> float:
     Raises:
         ConfigError: anything else.
     """
-    found = _DURATION.match(text)
+    found = _DURATION.fullmatch(text)
     if found is None:
         raise ConfigError(f"{text!r} is no duration; write 30s, 10m, 2h or 1d")
     return float(found[1]) * _UNITS_S[found[2]]
@@ -60,7 +62,7 @@ def parse_share_ppm(text: str) -> int:
     Raises:
         ConfigError: not a percentage, or over 100 %.
     """
-    found = _SHARE.match(text)
+    found = _SHARE.fullmatch(text)
     share_ppm = round(float(found[1]) * SHARE_ALL_PPM / 100) if found else -1
     if not 0 <= share_ppm <= SHARE_ALL_PPM:
         raise ConfigError(f"{text!r} is no share; write 1%, 12.5% or 100%")

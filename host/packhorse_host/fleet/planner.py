@@ -1,17 +1,19 @@
 """The planner: records and reports in, next records and document out. Pure.
 
 A phase is over when each of its devices has committed, failed, or is left behind at the phase's deadline.
-Simulated devices count only in a rollout that reaches nobody else.
+Simulated devices count only in a rollout that reaches nobody else; until every device that it reaches has
+said what it is, they wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from packhorse_agent.contract.rollout import Baseline, Rollout, RolloutsDocument
 from packhorse_agent.contract.selection import is_selected
-from packhorse_agent.contract.states import DeploymentState
+from packhorse_agent.contract.states import DEADLINES_S, DeploymentState
 from packhorse_host.fleet.model import (
     DOCUMENT_STATE,
     FailureAction,
@@ -23,7 +25,6 @@ from packhorse_host.fleet.model import (
 
 _BEGUN = frozenset(
     {
-        DeploymentState.PREPARING,
         DeploymentState.PROBING,
         DeploymentState.ACTIVE,
         DeploymentState.ROLLING_BACK,
@@ -39,19 +40,30 @@ _ACTIONS = {
 }
 
 
+class _Standing(Enum):
+    COMMITTED = "committed"
+    FAILED = "failed"
+    WAITING = "waiting"
+    LEFT_BEHIND = "left behind"
+
+
 @dataclass(frozen=True)
 class PhaseCount:
     """How the devices of the present reach stand."""
 
     selected: int
     committed: int
-    failed: int
     waiting: int
     left_behind: int
-    simulated: bool
-    """Only simulated devices are counted, since the rollout reaches nobody else."""
     failures: tuple[str, ...]
     """`device: reason`, for people."""
+    set_aside: int = 0
+    """Simulated devices in a rollout that reaches real ones."""
+
+    @property
+    def failed(self) -> int:
+        """How many devices failed."""
+        return len(self.failures)
 
 
 @dataclass(frozen=True)
@@ -77,7 +89,7 @@ def as_document_rollout(record: RolloutRecord) -> Rollout:
         salt=spec.salt,
         bundles=spec.bundles,
         included_tags=tuple(sorted(tags)),
-        share_ppm=phase.share_ppm,
+        share_ppm=max(passed.share_ppm for passed in spec.phases[: record.phase + 1]),
         soak_s=phase.soak_s,
         download_deadline_s=phase.deadline_s,
     )
@@ -104,33 +116,53 @@ def count_phase(
     """Count the present reach; `latest` maps a device to its last word on this rollout and generation."""
     selected = selected_devices(record, devices)
     simulated = is_simulated(record, devices)
-    counted = [device for device in selected if simulated or not device.simulated]
-    late = now_unix_s >= record.phase_started_unix_s + record.current_phase.deadline_s
-    committed = waiting = left_behind = 0
-    failures: list[str] = []
+    counted = [device for device in selected if not device.simulated or simulated is not False]
+    standing: dict[_Standing, list[str]] = {one: [] for one in _Standing}
     for device in counted:
-        report = latest.get(device.device_id)
-        state = report.state if report else DeploymentState.IDLE
-        if state is DeploymentState.COMMITTED:
-            committed += 1
-        elif report and state in _FAILED:
-            failures.append(f"{device.device_id}: {report.reason.value if report.reason else state.value}")
-        elif late and state in _BEGUN:
-            failures.append(f"{device.device_id}: no report after {state.value} by the deadline")
-        elif late:
-            left_behind += 1
-        else:
-            waiting += 1
+        # What a simulated device says counts only where it is sure that no real one is reached.
+        report = latest.get(device.device_id) if simulated or not device.simulated else None
+        where, why = _standing(record, report, now_unix_s)
+        standing[where].append(f"{device.device_id}: {why}")
     return PhaseCount(
-        len(counted), committed, len(failures), waiting, left_behind, simulated, tuple(failures)
+        selected=len(counted),
+        committed=len(standing[_Standing.COMMITTED]),
+        waiting=len(standing[_Standing.WAITING]),
+        left_behind=len(standing[_Standing.LEFT_BEHIND]),
+        failures=tuple(standing[_Standing.FAILED]),
+        set_aside=len(selected) - len(counted),
     )
 
 
-def is_simulated(record: RolloutRecord, devices: Sequence[FleetDevice]) -> bool:
-    """Whether a rollout, at its widest, reaches simulated devices and nobody else."""
+def is_simulated(record: RolloutRecord, devices: Sequence[FleetDevice]) -> bool | None:
+    """Whether a rollout, at its widest, reaches simulated devices and nobody else; None: not known yet."""
     widest = record.model_copy(update={"phase": len(record.spec.phases) - 1})
-    reached = selected_devices(widest, devices)
-    return bool(reached) and all(device.simulated for device in reached)
+    kinds = {device.simulated for device in selected_devices(widest, devices)}
+    if False in kinds or not kinds:
+        return False
+    return None if None in kinds else True
+
+
+def _standing(
+    record: RolloutRecord, report: LatestDeployment | None, now_unix_s: float
+) -> tuple[_Standing, str]:
+    state = report.state if report else DeploymentState.IDLE
+    if state is DeploymentState.COMMITTED:
+        return _Standing.COMMITTED, ""
+    if report and state in _FAILED:
+        return _Standing.FAILED, report.reason.value if report.reason else state.value
+    if now_unix_s < record.phase_started_unix_s + record.current_phase.deadline_s:
+        return _Standing.WAITING, ""
+    if report is None or state not in _BEGUN:
+        return _Standing.LEFT_BEHIND, ""
+    if now_unix_s < report.at_unix_s + _longest_stay_s(record, state):
+        return _Standing.WAITING, ""
+    return _Standing.FAILED, f"no report after {state.value} by the deadline"
+
+
+def _longest_stay_s(record: RolloutRecord, state: DeploymentState) -> float:
+    """How long a device that is well may say nothing more, in seconds."""
+    soak_s = max(phase.soak_s for phase in record.spec.phases[: record.phase + 1])
+    return soak_s if state is DeploymentState.ACTIVE else DEADLINES_S[state]
 
 
 def plan(record: RolloutRecord, count: PhaseCount, now_unix_s: float) -> Decision:
@@ -167,35 +199,30 @@ def finished_baselines(record: RolloutRecord) -> tuple[Baseline, ...]:
 
 
 def build_document(fleet: str, records: Sequence[RolloutRecord]) -> RolloutsDocument:
-    """The document for the whole fleet; `records` oldest first.
+    """The document for the whole fleet; `records` oldest first, the document's rollouts newest first.
 
-    A completed rollout that reached everyone lives on as baselines; one that was ended or superseded stays
-    named only as long as a device could still be on it and nothing newer has come for its slot and profiles.
+    An older rollout stays as long as devices may be on it: until a newer one has made a baseline of its slot
+    and profile.
     """
     baselines: dict[tuple[str, str], Baseline] = {}
-    shown: list[RolloutRecord] = []
+    shown: list[Rollout] = []
     for record in records:
-        finished = finished_baselines(record)
-        if finished:
-            baselines.update({(base.slot, base.profile): base for base in finished})
-            shown = [one for one in shown if not _covered(one, record)]
-        else:
-            shown = [one for one in shown if not (_covered(one, record) and _is_over(one))]
-            shown.append(record)
+        finished = {(base.slot, base.profile): base for base in finished_baselines(record)}
+        baselines.update(finished)
+        shown = [kept for older in shown if (kept := _beside(older, finished.keys()))]
+        if not finished:
+            shown.insert(0, as_document_rollout(record))
     return RolloutsDocument(
         fleet=fleet,
-        rollouts=tuple(as_document_rollout(record) for record in reversed(shown)),
+        rollouts=tuple(shown),
         baselines=tuple(baselines[key] for key in sorted(baselines)),
     )
 
 
-def _covered(older: RolloutRecord, newer: RolloutRecord) -> bool:
-    same_slot = older.spec.slot == newer.spec.slot
-    return same_slot and older.spec.bundles.keys() <= newer.spec.bundles.keys()
-
-
-def _is_over(record: RolloutRecord) -> bool:
-    return record.progress not in (RolloutProgress.RUNNING, RolloutProgress.PAUSED)
+def _beside(older: Rollout, finished: Collection[tuple[str, str]]) -> Rollout | None:
+    """What is left of an older rollout beside newer baselines of (slot, profile); None: nothing."""
+    bundles = {name: one for name, one in older.bundles.items() if (older.slot, name) not in finished}
+    return older.model_copy(update={"bundles": bundles}) if bundles else None
 
 
 def _fail(record: RolloutRecord, count: PhaseCount) -> Decision:
@@ -211,6 +238,8 @@ def _fail(record: RolloutRecord, count: PhaseCount) -> Decision:
 def _hold_empty(record: RolloutRecord, count: PhaseCount) -> Decision:
     phase = record.current_phase.name
     what = "selects nobody" if count.selected == 0 else "ended without one device that committed"
+    if count.selected == 0 and count.set_aside:
+        what = "selects only simulated devices, which count for nothing beside real ones"
     reason = f"phase {phase} {what}; resume with --approve-empty to go on"
     changed = record.model_copy(update={"progress": RolloutProgress.PAUSED, "reason": reason})
     return Decision(changed, f"paused: {reason}")

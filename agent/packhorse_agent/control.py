@@ -35,6 +35,7 @@ CONTROL_SOCKET = "control.sock"
 _MAX_BYTES = 64 * 1024
 _TIMEOUT_S = 10.0
 _ACCEPT_PAUSE_S = 1.0
+_BACKLOG = 64
 _MODE = 0o600
 _PATH_MAX_BYTES = 107  # `sun_path`, unix(7)
 _REFUSALS: dict[int, type[AgentError]] = {
@@ -155,7 +156,7 @@ def _listen(path: Path) -> socket.socket:
         os.fchmod(listener.fileno(), _MODE)  # the file is never open to others, not for a moment
         listener.bind(str(path))
         path.chmod(_MODE)
-        listener.listen(8)
+        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         raise EnvironmentFaultError(f"cannot listen on {path}: {error.strerror}") from error

@@ -47,7 +47,7 @@ class Guard:
             _log.exception("%s: dropped, and please report this", name)
 
     def _note(self, name: str, error: Exception) -> None:
-        text, now_s = f"{name}: {error or repr(error)}", self._clock()
+        text, now_s = f"{name}: {str(error) or repr(error)}", self._clock()
         last, at_s = self._logged.get(name, ("", 0.0))
         if text != last or now_s >= at_s + REPEAT_S:
             self._logged[name] = (text, now_s)

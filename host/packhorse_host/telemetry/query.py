@@ -7,7 +7,7 @@ from itertools import groupby
 
 from sqlalchemy import Connection, select
 
-from packhorse_agent.contract.base import WireDocument
+from packhorse_agent.contract.base import WireDocument, version_key
 from packhorse_agent.contract.messages import TelemetryWindow, sketch_from_text
 from packhorse_agent.contract.sketch import merged
 from packhorse_host.fleet import schema
@@ -49,10 +49,11 @@ def release_figures(
         query = query.where(table.c.device_id == device_id)
     rows = connection.execute(query.order_by(*order))
     groups = groupby(rows, key=lambda row: tuple(row[:4]))
-    return [
+    found = [
         _figures(profile, [(row.device_id, TelemetryWindow.model_validate_json(row.window)) for row in group])
         for (_, _, profile, _), group in groups
     ]
+    return sorted(found, key=lambda one: (one.model, version_key(one.version), one.profile, one.simulated))
 
 
 def _figures(profile: str, found: list[tuple[str, TelemetryWindow]]) -> ReleaseFigures:

@@ -51,6 +51,12 @@ class Delivery:
         self.server.close()
         self.server = self._start_server()
 
+    def lose_all(self) -> None:
+        """Forget what is under way, and what was asked for so far."""
+        self.frames.clear()
+        self.wants.clear()
+        self.asked.clear()
+
     def ask(self, want: Want) -> None:
         """The downloader's port."""
         self.wants.append(want)

@@ -1,7 +1,7 @@
 """How much may be asked for, and what is given up as lost. Pure: no clock, no I/O.
 
-Chunks come without acknowledgements and seldom out of order. One is given up when chunks that were asked for
-`LOST_AFTER_REQUESTS` requests later arrive before it, or when nothing at all arrives for a while. The window
+Chunks come without acknowledgements and seldom out of order. One is given up when a chunk arrives before it
+that was asked for more than a window of chunks later, or when nothing at all arrives for a while. The window
 doubles each round trip until the first loss, is halved by a loss and then grows by one chunk a window.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
+from itertools import takewhile
 
 from packhorse_agent.contract.limits import WINDOW_MAX_CHUNKS, WINDOW_START_CHUNKS
 
@@ -16,8 +17,6 @@ ChunkKey = tuple[str, int]
 """SHA-256 of the blob, number of the chunk."""
 
 WINDOW_MIN_CHUNKS = 4
-LOST_AFTER_REQUESTS = 3
-"""A request asks for at least half a window, so this tolerates reordering by about one window."""
 
 SILENCE_MIN_S, SILENCE_MAX_S = 1.0, 3.0
 """The first wait is drawn between these, so that many devices do not ask in step."""
@@ -37,7 +36,7 @@ class Flow:
         self._window = WINDOW_START_CHUNKS
         self._starting = True
         self._credit = 0
-        self._request = 0
+        self._asked = 0
         self._cut_at = 0
         self._since_s = 0.0
         self._gap_s = 0.0
@@ -60,13 +59,13 @@ class Flow:
         return free if free * 2 >= self._window else 0
 
     def asked(self, keys: Iterable[ChunkKey], now_s: float) -> None:
-        """One request was sent for `keys`."""
+        """Requests were sent for `keys`, in this order."""
         if not self._in_flight:
             self._since_s = now_s
             self._draw_timeout()
-        self._request += 1
         for key in keys:
-            self._in_flight[key] = self._request
+            self._asked += 1
+            self._in_flight[key] = self._asked
 
     def arrived(self, key: ChunkKey, now_s: float) -> list[ChunkKey]:
         """A chunk came that was wanted; returns those that are given up for it."""
@@ -74,11 +73,11 @@ class Flow:
         self._since_s = now_s
         self._tries = 0
         self._draw_timeout()
-        request = self._in_flight.pop(key, None)
-        if request is None:
+        number = self._in_flight.pop(key, None)
+        if number is None:
             return []
         self._grow()
-        lost = self._older_than(request - LOST_AFTER_REQUESTS)
+        lost = self._asked_before(number - self._window)
         if lost and max(self._in_flight.pop(key) for key in lost) > self._cut_at:
             self._cut()
         return lost
@@ -110,13 +109,8 @@ class Flow:
             del self._in_flight[key]
         return lost
 
-    def _older_than(self, request: int) -> list[ChunkKey]:
-        lost: list[ChunkKey] = []
-        for key, asked_in in self._in_flight.items():
-            if asked_in > request:
-                break
-            lost.append(key)
-        return lost
+    def _asked_before(self, number: int) -> list[ChunkKey]:
+        return [key for key, _ in takewhile(lambda item: item[1] < number, self._in_flight.items())]
 
     def _grow(self) -> None:
         self._credit += 1
@@ -125,7 +119,7 @@ class Flow:
             self._window = min(self._window + 1, WINDOW_MAX_CHUNKS)
 
     def _cut(self) -> None:
-        self._cut_at = self._request
+        self._cut_at = self._asked
         self._starting = False
         self._credit = 0
         self._window = max(self._window // 2, WINDOW_MIN_CHUNKS)

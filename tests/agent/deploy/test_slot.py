@@ -31,6 +31,7 @@ from packhorse_agent.supervisor.slots import SlotEvent, find_damage
 from packhorse_agent.transfer import Downloader
 from tests.agent.models import write_bundle
 from tests.agent.workers import ask, tcp_connection
+from tests.fakes.disk import BrokenFiles
 from tests.helpers import wait_until
 
 S = DeploymentState
@@ -44,6 +45,7 @@ class SlotUnderTest:
         self.events: queue.SimpleQueue[object] = queue.SimpleQueue()
         self.reports: list[DeploymentReport] = []
         self.blobs = BlobStore(folder)
+        self.disk = BrokenFiles()
         self.listeners = SlotListeners("classifier", folder / "s.sock", ("127.0.0.1", 0))
         downloader = Downloader(self.blobs, lambda want: None, time.monotonic, random.Random(1))
         self.fetcher = BundleFetcher(
@@ -53,7 +55,7 @@ class SlotUnderTest:
 
     def new_runner(self) -> SlotRunner:
         ports = SlotPorts(
-            state_file=StateFile(self.folder / "classifier.json", SlotState),
+            state_file=StateFile(self.folder / "classifier.json", SlotState, files=self.disk),
             listeners=self.listeners,
             fetcher=self.fetcher,
             verify=self._verify,
@@ -234,3 +236,53 @@ def test_a_new_supervisor_serves_what_the_killed_one_had_committed(slot: SlotUnd
     slot.runner.boot()
     slot.until_serving()
     assert slot.served_version() == "1.0"
+
+
+def test_a_worker_comes_back_and_a_release_is_taken_back_on_a_disk_that_takes_nothing(
+    slot: SlotUnderTest,
+) -> None:
+    slot.deploy("1.0")
+    slot.deploy("2.0")
+    slot.disk.broken = True
+    worker = slot.runner.serving_worker()
+    assert worker is not None
+    worker.kill()
+
+    def replaced() -> bool:
+        slot.pump()
+        return slot.runner.serving_worker() not in (worker, None)
+
+    wait_until(replaced, 30)
+    slot.runner.handle(ev.GiveUpActive(FailureReason.ROLLED_BACK_BY_OPERATOR, "on the device"))
+    slot.until(S.FAILED)
+    wait_until(lambda: slot.served_version() == "1.0")
+
+
+def test_what_cannot_be_remembered_is_not_tried(slot: SlotUnderTest) -> None:
+    slot.deploy("1.0")
+    slot.disk.broken = True
+    slot.runner.handle(ev.Wanted(slot.add("2.0")))
+    assert slot.until(S.FAILED).reason is FailureReason.STORAGE_FAILED
+    assert slot.served_version() == "1.0"
+
+
+def test_the_state_is_stored_once_the_disk_takes_it_and_no_blob_of_the_old_one_is_given_up(
+    slot: SlotUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("packhorse_agent.deploy.slot.RESAVE_PAUSE_S", 0.05)
+    slot.deploy("1.0")
+    slot.deploy("2.0")
+    slot.disk.broken = True
+    slot.runner.handle(ev.GiveUpActive(FailureReason.ROLLED_BACK_BY_OPERATOR, "on the device"))
+    slot.until(S.FAILED)
+    assert {one.version for one in slot.runner.bundles_in_use()} == {"1.0", "2.0"}
+    assert slot.runner.next_due_s() is not None
+    slot.disk.broken = False
+
+    def stored() -> bool:
+        slot.pump()
+        return slot.runner.next_due_s() is None
+
+    wait_until(stored)
+    assert slot.new_runner().state.active == slot.runner.state.active
+    assert {one.version for one in slot.runner.bundles_in_use()} == {"1.0"}

@@ -23,8 +23,9 @@ from packhorse_agent.supervisor import telemetry as module
 from packhorse_agent.supervisor.identity import Identity
 from packhorse_agent.supervisor.telemetry import Telemetry
 from packhorse_agent.trust.keys import DeviceKey, verify_ed25519
-from tests.agent.agents import DEVICE, FLEET
+from tests.agent.agents import DEVICE
 from tests.agent.supervisor.test_connection import identity
+from tests.agent.trust.simulator import FLEET
 from tests.fakes.fleet import FakeTime, state
 
 WINDOW_S = 10

@@ -5,7 +5,6 @@ Profiles and the agent's configuration come in here; the contract's models stay 
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 from collections.abc import Mapping
@@ -85,6 +84,8 @@ def parse_toml(path: Path) -> dict[str, Any]:
 
 def nearest(word: str, choices: list[str]) -> str:
     """The choice that `word` was most likely meant to be, as text to append; empty when none is near."""
+    import difflib  # an agent whose configuration is right never needs it
+
     near = difflib.get_close_matches(word.lower(), choices, n=1, cutoff=0.5)
     return f'; did you mean "{near[0]}"?' if near else ""
 

@@ -128,12 +128,13 @@ class AgentProcess:
 
         return wait_until(holds, 30, 0.05)
 
-    def serving(self) -> psutil.Process:
-        """Its worker, once that serves."""
+    def serving(self, after: psutil.Process | None = None) -> psutil.Process:
+        """Its worker, once that serves; `after` is one that has died, which the agent may not know yet."""
 
         def worker() -> psutil.Process | None:
             slots = self.status().get("slots") or [{}]
-            return psutil.Process(slots[0]["pid"]) if slots[0].get("serving") else None
+            pid = slots[0]["pid"] if slots[0].get("serving") else None
+            return None if pid is None or (after and pid == after.pid) else psutil.Process(pid)
 
         found = wait_until(worker, 30, 0.05)
         assert found is not None

@@ -84,10 +84,15 @@ def desired_in_slot(
     """What a device should run in `slot`; None: keep what is there.
 
     `current_sha256` is the bundle that is being deployed or is active in the slot: a paused, stopped or
-    cancelled rollout keeps the devices that it has reached, and takes no new ones.
+    cancelled rollout keeps the devices that it has reached, and takes no new ones. The document lists the
+    newest rollout first: once one was reverted, no older one keeps its bundle in place.
     """
     for rollout in document.rollouts:
-        if rollout.slot == slot and is_selected(rollout, facts) and _holds(rollout, facts, current_sha256):
+        if rollout.slot != slot:
+            continue
+        if rollout.state is RolloutState.REVERTED and _carries(rollout, facts, current_sha256):
+            current_sha256 = None
+        elif is_selected(rollout, facts) and _holds(rollout, facts, current_sha256):
             return _from_rollout(rollout, facts)
     for baseline in document.baselines:
         if baseline.slot == slot and baseline.profile == facts.profile:
@@ -106,18 +111,19 @@ def is_reverted(document: RolloutsDocument, facts: DeviceFacts, slot: str, curre
     return any(
         rollout.state is RolloutState.REVERTED
         and rollout.slot == slot
-        and facts.profile in rollout.bundles
-        and rollout.bundles[facts.profile].sha256 == current_sha256
+        and _carries(rollout, facts, current_sha256)
         for rollout in document.rollouts
     )
+
+
+def _carries(rollout: Rollout, facts: DeviceFacts, sha256: str | None) -> bool:
+    return facts.profile in rollout.bundles and rollout.bundles[facts.profile].sha256 == sha256
 
 
 def _holds(rollout: Rollout, facts: DeviceFacts, current_sha256: str | None) -> bool:
     if rollout.state is RolloutState.ACTIVE:
         return True
-    if rollout.state is RolloutState.REVERTED:
-        return False
-    return rollout.bundles[facts.profile].sha256 == current_sha256
+    return rollout.state is not RolloutState.REVERTED and _carries(rollout, facts, current_sha256)
 
 
 def _from_rollout(rollout: Rollout, facts: DeviceFacts) -> Desired:

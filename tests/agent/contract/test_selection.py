@@ -184,6 +184,23 @@ def test_a_tag_does_not_overrule_the_selector() -> None:
     assert not is_selected(rollout, DeviceFacts("d1", "raspberry-pi-5", "1.0", frozenset({"canary"})))
 
 
+@pytest.mark.parametrize("older", [RolloutState.PAUSED, RolloutState.STOPPED, RolloutState.CANCELLED])
+def test_a_revert_is_not_undone_by_an_older_rollout_of_the_same_bundle(older: RolloutState) -> None:
+    reverted = a_rollout(id="r2", state=RolloutState.REVERTED)
+    ended = a_rollout(state=older)
+    desired = desired_in_slot(a_document(reverted, ended), DEVICE, "detector", NEW.sha256)
+    assert desired is not None
+    assert desired.bundle == OLD
+
+
+def test_a_newer_rollout_may_bring_a_reverted_bundle_back() -> None:
+    again = a_rollout(id="r3", state=RolloutState.STOPPED)
+    reverted = a_rollout(id="r2", state=RolloutState.REVERTED)
+    desired = desired_in_slot(a_document(again, reverted), DEVICE, "detector", NEW.sha256)
+    assert desired is not None
+    assert desired.bundle == NEW
+
+
 def test_who_has_a_reverted_bundle_gives_it_up() -> None:
     document = a_document(a_rollout(state=RolloutState.REVERTED))
     assert is_reverted(document, DEVICE, "detector", NEW.sha256)

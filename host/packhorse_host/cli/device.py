@@ -13,7 +13,9 @@ import typer
 from packhorse_host.cli.output import JsonOption, WorkspaceOption, print_json, print_table
 
 if TYPE_CHECKING:
+    from packhorse_agent.contract.messages import DeploymentReport
     from packhorse_host.fleet.devices import DeviceRecord
+    from packhorse_host.telemetry.query import ReleaseFigures
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -93,10 +95,24 @@ def show(
         return
     _print_device(device)
     rows = [
-        (_time(one.at_unix_ms / 1000), one.slot, f"{one.model} {one.version}", one.state.value, one.detail)
+        (_time(one.at_unix_ms / 1000), one.slot, f"{one.model} {one.version}", one.state.value, _why(one))
         for one in history
     ]
     print_table(("at", "slot", "release", "state", "detail"), rows)
+    for one in figures:
+        typer.echo(_measured(one))
+
+
+def _why(report: DeploymentReport) -> str:
+    reason = report.reason.value if report.reason else ""
+    return ": ".join(part for part in (reason, report.detail) if part)
+
+
+def _measured(one: ReleaseFigures) -> str:
+    text = f"{one.model} {one.version}: {one.requests} requests, {one.errors} errors"
+    if one.latency_p50_us is None or one.latency_p95_us is None:
+        return text
+    return f"{text}, p50 {one.latency_p50_us:.0f} µs, p95 {one.latency_p95_us:.0f} µs"
 
 
 def _print_device(device: DeviceRecord) -> None:

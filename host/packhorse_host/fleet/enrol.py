@@ -28,8 +28,11 @@ def read_signing_request(path: Path) -> SigningRequest:
     """
     try:
         request = SigningRequest.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        text = f"{path} is no signing request; make one with `packhorse-agent request`: {error}"
+    except OSError as error:
+        text = f"{path}: {error.strerror}; a signing request is expected, made with `packhorse-agent request`"
+        raise BadInputError(text) from error
+    except ValidationError as error:
+        text = f"{path} is no signing request; make one with `packhorse-agent request`"
         raise BadInputError(text) from error
     check_signing_request(request)
     return request

@@ -136,6 +136,7 @@ def test_devices_are_listed_and_shown(run: Run, camera: Sender) -> None:
     assert "Cortex-A76, 4 cores" in output
     assert "power: none: no source" in output
     assert "on its way" in output
+    assert "6 requests" in output
 
 
 def test_a_device_that_has_not_reported_is_shown_too(run: Run, folder: Path) -> None:

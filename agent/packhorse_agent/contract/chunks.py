@@ -128,9 +128,12 @@ def digest_at(index: bytes, position: int) -> str:
     return index[position * DIGEST_BYTES : (position + 1) * DIGEST_BYTES].hex()
 
 
-def encode_chunk(chunk: Chunk) -> bytes:
-    """Frame a chunk, deflated where that saves at least a sixteenth and a sample of it promises so."""
-    packed = _deflate(chunk.raw) if _looks_compressible(chunk.raw) else chunk.raw
+def encode_chunk(chunk: Chunk, *, deflate: bool = True) -> bytes:
+    """Frame a chunk, deflated where that saves at least a sixteenth and a sample of it promises so.
+
+    With `deflate` false it is not even tried.
+    """
+    packed = _deflate(chunk.raw) if deflate and _looks_compressible(chunk.raw) else chunk.raw
     worth = len(packed) * _WORTH_DENOMINATOR <= len(chunk.raw) * _WORTH_NUMERATOR
     codec, payload = (Codec.DEFLATE, packed) if worth else (Codec.NONE, chunk.raw)
     blob = bytes.fromhex(chunk.blob_sha256)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
 from packhorse_agent.contract.chunks import Chunk, chunk_count, chunk_size, encode_chunk
@@ -12,6 +13,9 @@ from packhorse_agent.contract.limits import CHUNK_SIZE_BYTES
 OPEN_BLOBS_MAX = 16
 FRAMES_KEPT_MAX = 64
 """4 MiB."""
+
+UNTRIED_MAX_CHUNKS = 16
+"""How much of a blob that does not deflate goes out without another try: 1 MiB."""
 
 
 class BlobSource(Protocol):
@@ -25,12 +29,32 @@ class BlobSource(Protocol):
         """
 
 
+@dataclass
+class _OpenBlob:
+    stream: BinaryIO
+    size_bytes: int
+    untried: int = 0
+    """Chunks that go out before deflating is tried again."""
+    patience: int = 1
+
+    def frame(self, chunk: Chunk) -> bytes:
+        """Frame a chunk; each try that does not shrink it doubles the number of those not tried."""
+        if self.untried:
+            self.untried -= 1
+            return encode_chunk(chunk, deflate=False)
+        frame = encode_chunk(chunk)
+        shrunk = len(frame) < len(chunk.raw)
+        self.patience = 1 if shrunk else min(2 * self.patience, UNTRIED_MAX_CHUNKS)
+        self.untried = 0 if shrunk else self.patience
+        return frame
+
+
 class FrameReader:
     """Reads chunks of a source's blobs and frames them."""
 
     def __init__(self, source: BlobSource) -> None:
         self._source = source
-        self._blobs: OrderedDict[str, tuple[BinaryIO, int]] = OrderedDict()
+        self._blobs: OrderedDict[str, _OpenBlob] = OrderedDict()
         self._frames: OrderedDict[tuple[str, int], bytes] = OrderedDict()
 
     def chunks_in(self, sha256: str) -> int | None:
@@ -40,7 +64,7 @@ class FrameReader:
             OSError: the source cannot be read now.
         """
         blob = self._blob(sha256)
-        return None if blob is None else chunk_count(blob[1])
+        return None if blob is None else chunk_count(blob.size_bytes)
 
     def frame(self, sha256: str, index: int) -> bytes:
         """The frame of one chunk.
@@ -48,8 +72,9 @@ class FrameReader:
         Raises:
             OSError: the source cannot be read now, or the blob is gone or cut short.
         """
-        kept = self._frames.pop((sha256, index), None)
-        frame = kept if kept is not None else encode_chunk(Chunk(sha256, index, self._read(sha256, index)))
+        frame = self._frames.pop((sha256, index), None)
+        if frame is None:
+            frame = self._make(sha256, index)
         self._frames[sha256, index] = frame
         if len(self._frames) > FRAMES_KEPT_MAX:
             self._frames.popitem(last=False)
@@ -57,39 +82,37 @@ class FrameReader:
 
     def close(self) -> None:
         """Close all streams."""
-        for stream, _ in self._blobs.values():
-            stream.close()
+        for blob in self._blobs.values():
+            blob.stream.close()
         self._blobs.clear()
         self._frames.clear()
 
-    def _read(self, sha256: str, index: int) -> bytes:
+    def _make(self, sha256: str, index: int) -> bytes:
         blob = self._blob(sha256)
         if blob is None:
             raise FileNotFoundError(f"blob {sha256} is gone")
-        stream, size_bytes = blob
-        wanted_bytes = chunk_size(size_bytes, index)
+        wanted_bytes = chunk_size(blob.size_bytes, index)
         try:
-            stream.seek(index * CHUNK_SIZE_BYTES)
-            raw = stream.read(wanted_bytes)
+            blob.stream.seek(index * CHUNK_SIZE_BYTES)
+            raw = blob.stream.read(wanted_bytes)
         except OSError:
             self._close(sha256)
             raise
         if len(raw) != wanted_bytes:
             self._close(sha256)
             raise OSError(f"blob {sha256} is cut short at chunk {index}")
-        return raw
+        return blob.frame(Chunk(sha256, index, raw))
 
-    def _blob(self, sha256: str) -> tuple[BinaryIO, int] | None:
+    def _blob(self, sha256: str) -> _OpenBlob | None:
         if sha256 not in self._blobs:
             stream = self._source.open_blob(sha256)
             if stream is None:
                 return None
-            self._blobs[sha256] = stream, stream.seek(0, os.SEEK_END)
+            self._blobs[sha256] = _OpenBlob(stream, stream.seek(0, os.SEEK_END))
             if len(self._blobs) > OPEN_BLOBS_MAX:
                 self._close(next(iter(self._blobs)))
         self._blobs.move_to_end(sha256)
         return self._blobs[sha256]
 
     def _close(self, sha256: str) -> None:
-        stream, _ = self._blobs.pop(sha256)
-        stream.close()
+        self._blobs.pop(sha256).stream.close()

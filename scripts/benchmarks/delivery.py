@@ -7,6 +7,7 @@ on both. Ours verifies every chunk and stores the blob durably; the bare one cou
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import io
 import multiprocessing
@@ -44,6 +45,7 @@ from packhorse_host.delivery import ChunkServer
 
 FLEET, DEVICE, PASSWORD = "bench", "device-1", "bench-password"
 _TIMEOUT_S = 60.0
+_IDLE_S, _YIELD_S = 0.02, 0.002
 
 
 def main() -> None:
@@ -192,28 +194,32 @@ def blob_spec(path: Path) -> tuple[dict[str, bytes], BlobSpec]:
 
 
 def _serve(blob: Path, port: int, pipe: Connection) -> None:
-    """Our host's side: the real chunk server on the real link."""
+    """Our host's side: the real chunk server on the real link, in turns like the controller's."""
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     link = _link("_bench", port, Subscription(WantTopic.filter(FLEET), 1), events)
     source = _OneBlob(blob)
-    server = ChunkServer(source, lambda t, p: _ignore(link.publish(t, p, qos=0)), FLEET, time.monotonic)
+    server = ChunkServer(
+        source,
+        lambda topic, payload: _ignore(link.publish(topic, payload, qos=0)),
+        FLEET,
+        time.monotonic,
+        ready=lambda: link.ready,
+    )
     _until_up(events)
     pipe.send(("ready", 0))
     pipe.recv()
     while not pipe.poll():
-        try:
-            message = events.get(timeout=0.02)
-        except queue.Empty:
-            continue
-        topic = parse_topic(message.topic) if isinstance(message, Message) else None
-        if isinstance(topic, WantTopic):
-            server.on_want(topic, message.payload)
+        with contextlib.suppress(queue.Empty):
+            message = events.get(timeout=_IDLE_S if server.next_due() is None else _YIELD_S)
+            topic = parse_topic(message.topic) if isinstance(message, Message) else None
+            if isinstance(topic, WantTopic):
+                server.on_want(topic, message.payload)
         server.tick()
     link.stop()
 
 
 def _fetch(blob: Path, folder: Path, port: int, pipe: Connection) -> None:
-    """Our device's side: the real downloader, store and link."""
+    """Our device's side: the real downloader, store and link, in turns like the supervisor's."""
     _, spec = blob_spec(blob)
     folder.mkdir()
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -235,7 +241,7 @@ def _fetch(blob: Path, folder: Path, port: int, pipe: Connection) -> None:
         try:
             while True:
                 event = events.get(timeout=min(with_timeout_s, 0.1))
-                if isinstance(event, Message):
+                if isinstance(event, Message) and isinstance(parse_topic(event.topic), DeviceTopic):
                     downloader.on_frame(event.payload)
                 with_timeout_s = 0.0
         except queue.Empty:

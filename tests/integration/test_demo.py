@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -35,6 +37,13 @@ FIELDS = {
 }
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short path: the address of a Unix socket holds 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="demo-") as name:
+        yield Path(name)
+
+
 def start_demo(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
     """Its temporary folder lies in `folder`, so that its processes can be told by it."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "scripts"), "TMPDIR": str(folder)}
@@ -56,10 +65,10 @@ def processes_in(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def test_every_device_serves_the_release_as_accurately_as_it_was_packed(tmp_path: Path) -> None:
-    demo = start_demo(tmp_path, "--json", "result.json")
-    assert demo.wait(240) == 0, (tmp_path / "out").read_text()
-    devices = json.loads((tmp_path / "result.json").read_text())["devices"]
+def test_every_device_serves_the_release_as_accurately_as_it_was_packed(folder: Path) -> None:
+    demo = start_demo(folder, "--json", "result.json")
+    assert demo.wait(240) == 0, (folder / "out").read_text()
+    devices = json.loads((folder / "result.json").read_text())["devices"]
     assert [one["profile"] for one in devices] == ["raspberry-pi-5", "android-arm64", "jetson-orin-nano"]
     for one in devices:
         assert one.keys() >= FIELDS
@@ -70,14 +79,14 @@ def test_every_device_serves_the_release_as_accurately_as_it_was_packed(tmp_path
         assert one["size_bytes"] < one["size_fp32_bytes"]
         assert 0 < one["latency_p50_us"] <= one["latency_p95_us"] <= one["latency_p99_us"]
         assert (one["energy_per_inference_uj"] is None) == bool(one["energy_reason"])
-    assert processes_in(tmp_path) == []
+    assert processes_in(folder) == []
 
 
 @pytest.mark.parametrize("step", ["Start controller", "Roll out", "Classify"])
-def test_an_interrupted_demo_leaves_no_process_and_no_file(tmp_path: Path, step: str) -> None:
-    demo = start_demo(tmp_path)
-    wait_until(lambda: step in (tmp_path / "out").read_text(), 120, 0.1)
+def test_an_interrupted_demo_leaves_no_process_and_no_file(folder: Path, step: str) -> None:
+    demo = start_demo(folder)
+    wait_until(lambda: step in (folder / "out").read_text(), 120, 0.1)
     demo.send_signal(signal.SIGINT)
     assert demo.wait(60) == 130
-    wait_until(lambda: not processes_in(tmp_path), 10, 0.1)
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    wait_until(lambda: not processes_in(folder), 10, 0.1)
+    assert [path.name for path in folder.iterdir()] == ["out"]

@@ -88,6 +88,7 @@ class SlotRunner:
             self._save()
         for change in step.changes:
             if change.state is not DeploymentState.IDLE or change.detail:
+                _log.log(*_in_words(self.slot, change))
                 self._ports.report(self._deployment_report(change))
         for effect in step.effects:
             self._run(effect)
@@ -210,6 +211,7 @@ class SlotRunner:
                 pass
 
     def _lose_active(self, detail: str) -> None:
+        _log.warning("slot %s: %s", self.slot, detail)
         if self._workers.active is not None:
             self._workers.active.kill()
         self._workers.active = None
@@ -302,6 +304,13 @@ class SlotRunner:
             probe=change.probe,
             simulated=self._ports.simulated,
         )
+
+
+def _in_words(slot: str, change: Deployment) -> tuple[int, str]:
+    """The change for the agent's own log; what went wrong stands out."""
+    why = f" ({change.reason.value}: {change.detail})" if change.reason else ""
+    text = f"slot {slot}: {change.attempt.model} {change.attempt.version} is {change.state.value}{why}"
+    return logging.WARNING if change.reason else logging.INFO, text
 
 
 def describe_exit(event: Exited) -> str:

@@ -53,7 +53,7 @@ dropped_reports = Table(
     Column("cause", String(16), primary_key=True),
     Column("count", Integer, nullable=False),
 )
-"""Reports that were not stored, by cause: forged, replayed, malformed."""
+"""Reports that were not stored, by `telemetry.ingest.DropCause`."""
 
 deployments = Table(
     "deployments",

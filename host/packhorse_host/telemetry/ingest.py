@@ -32,7 +32,10 @@ class DropCause(str, Enum):
     """Why a report was not stored."""
 
     FORGED = "forged"
+    REPEATED = "repeated"
+    """The latest one once more: the device did not hear the acknowledgement."""
     REPLAYED = "replayed"
+    """An older one: no honest device sends it."""
     MALFORMED = "malformed"
     UNKNOWN = "unknown"
 
@@ -62,8 +65,10 @@ class Ingest:
 
     def _store(self, connection: Connection, report: Report) -> ReportAck:
         mark = _mark(connection, report)
-        if mark is not None and (report.boot, report.sequence) <= mark:
-            _count_drop(connection, report.device_id, DropCause.REPLAYED)
+        key = (report.boot, report.sequence)
+        if mark is not None and key <= mark:
+            cause = DropCause.REPEATED if key == mark else DropCause.REPLAYED
+            _count_drop(connection, report.device_id, cause)
             return ReportAck(stream=report.stream, boot=mark[0], sequence=mark[1])
         now_s = self._now()
         profile = connection.scalar(

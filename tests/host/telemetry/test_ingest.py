@@ -68,7 +68,7 @@ def test_a_report_whose_acknowledgement_was_lost_is_acknowledged_again_and_store
     envelope = device.seal(1)
     assert site.take(device, envelope) == site.take(device, envelope)
     assert site.starts() == [1]
-    assert site.drops() == {("camera.7", "replayed"): 1}
+    assert site.drops() == {("camera.7", "repeated"): 1}
 
 
 def test_an_old_report_is_answered_with_how_far_reports_are_stored(site: Site, device: Sender) -> None:
@@ -77,6 +77,7 @@ def test_an_old_report_is_answered_with_how_far_reports_are_stored(site: Site, d
         site.take(device, envelope)
     assert site.take(device, old) == ReportAck(stream="telemetry", boot=2, sequence=1)
     assert site.starts() == [1, 2, 9]
+    assert site.drops() == {("camera.7", "replayed"): 1}
 
 
 def test_boots_are_ordered_before_sequences_and_streams_by_themselves(site: Site, device: Sender) -> None:

@@ -67,7 +67,7 @@ def read_enrolment(path: Path) -> Enrolment:
     try:
         return Enrolment.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise BadInputError(f"{path} cannot be read: {error.strerror}") from error
+        raise BadInputError(f"{path} is no enrolment: {error.strerror}") from error
     except ValidationError as error:
         advice = "it must be the file that `packhorse device enroll` wrote"
         raise BadInputError(f"{path} is no enrolment: {advice}") from error

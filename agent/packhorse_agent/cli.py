@@ -47,7 +47,12 @@ def run(
     config: ConfigOption,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
-    """Run the agent until SIGTERM or Ctrl-C."""
+    """Run the agent until SIGTERM or Ctrl-C.
+
+    \b
+    Example:
+      packhorse-agent run -c agent.toml
+    """
     arguments = ["--config", str(config), "--log-level", log_level]
     # Becoming another program drops this one's imports: the supervisor stays small.
     os.execv(sys.executable, [sys.executable, "-m", "packhorse_agent.service", *arguments])  # noqa: S606
@@ -55,7 +60,12 @@ def run(
 
 @app.command()
 def detect(as_json: JsonOption = False) -> None:
-    """Say which profile fits this machine; the configuration decides."""
+    """Say which profile fits this machine; the configuration decides.
+
+    \b
+    Example:
+      packhorse-agent detect
+    """
     from packhorse_agent.machine import device_tree_model, machine_facts
     from packhorse_agent.profiles import detect_profile
 
@@ -76,7 +86,12 @@ def request(
         Path | None, typer.Option("--output", "-o", help="A file; else standard output.")
     ] = None,
 ) -> None:
-    """Make this device's key and a signed request to be enrolled; hand it to `packhorse device enroll`."""
+    """Make this device's key and a signed request to be enrolled; hand it to `packhorse device enroll`.
+
+    \b
+    Example:
+      packhorse-agent request -c agent.toml -o request.json
+    """
     from packhorse_agent.config import load_config, load_configured_profile
     from packhorse_agent.supervisor.identity import request_enrolment
 
@@ -95,7 +110,12 @@ def accept(
     enrolment: Annotated[Path, typer.Argument(help="What `packhorse device enroll` wrote.")],
     config: ConfigOption,
 ) -> None:
-    """Take the enrolment in; the device belongs to the fleet from its next start."""
+    """Take the enrolment in; the device belongs to the fleet from its next start.
+
+    \b
+    Example:
+      packhorse-agent accept -c agent.toml camera-7.enrolment.json
+    """
     from packhorse_agent.config import load_config
     from packhorse_agent.supervisor.identity import accept_enrolment
 
@@ -106,7 +126,12 @@ def accept(
 
 @app.command()
 def status(config: ConfigOption, as_json: JsonOption = False) -> None:
-    """Show what the running agent serves, brings in and reports."""
+    """Show what the running agent serves, brings in and reports.
+
+    \b
+    Example:
+      packhorse-agent status -c agent.toml --json
+    """
     answer = _ask(config, "status")
     if as_json:
         _print_json(answer)
@@ -124,14 +149,24 @@ def status(config: ConfigOption, as_json: JsonOption = False) -> None:
 def rollback(
     slot: Annotated[str, typer.Argument(help="The slot to take back.")], config: ConfigOption
 ) -> None:
-    """Go back to the bundle that the slot served before."""
+    """Go back to the bundle that the slot served before.
+
+    \b
+    Example:
+      packhorse-agent rollback detector -c agent.toml
+    """
     answer = _ask(config, "rollback", slot)
     typer.echo(f"{answer['slot']} goes back to {answer['returns_to']}", err=True)
 
 
 @app.command()
 def doctor(config: ConfigOption, as_json: JsonOption = False) -> None:
-    """Check configuration, enrolment, broker, runtimes, storage and power sources, and say what to do."""
+    """Check configuration, enrolment, broker, runtimes, storage and power sources, and say what to do.
+
+    \b
+    Example:
+      packhorse-agent doctor -c agent.toml
+    """
     from packhorse_agent.supervisor.doctor import examine
 
     checks = examine(config)

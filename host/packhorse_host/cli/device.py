@@ -53,7 +53,12 @@ def enroll(
 
 @app.command("list")
 def list_(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
-    """List all devices with what they serve."""
+    """List all devices with what they serve.
+
+    \b
+    Example:
+      packhorse device list -w fleet --json
+    """
     from packhorse_host.fleet.devices import load_devices
     from packhorse_host.fleet.opened import open_fleet
 
@@ -81,7 +86,12 @@ def show(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a device's inventory, its latest deployments and what it measured."""
+    """Show a device's inventory, its latest deployments and what it measured.
+
+    \b
+    Example:
+      packhorse device show camera-7
+    """
     from packhorse_host.fleet.devices import load_device, load_history
     from packhorse_host.fleet.opened import open_fleet
     from packhorse_host.telemetry.query import release_figures

@@ -21,6 +21,10 @@ def inspect(
     """Compare every file of a bundle with its manifest, and show what it is and how good.
 
     This says that the bundle is whole, not who made it: that is what publishing signs.
+
+    \b
+    Example:
+      packhorse inspect bundles/detector-1.0-raspberry-pi-5-static_wi8_ai8 --json
     """
     from packhorse_agent.contract.measurement import Measurement
     from packhorse_agent.trust.bundle_folder import verify_bundle_folder

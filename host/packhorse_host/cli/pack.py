@@ -47,6 +47,11 @@ def pack(
     """Quantize a model for device profiles, check it against FP32, and write one bundle for each profile.
 
     Bundles are folders `NAME-VERSION-PROFILE-RECIPE`. Nothing is written unless all of them are good.
+
+    \b
+    Example:
+      packhorse pack model.onnx --name detector --version 1.0 --profile raspberry-pi-5 \\
+        --calibration calibration.npz --evaluation evaluation.npz --max-drop 1
     """
     from packhorse_agent.profiles import find_profile
 

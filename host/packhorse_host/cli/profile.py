@@ -21,7 +21,12 @@ app = typer.Typer(
 
 @app.command("list")
 def list_profiles(as_json: JsonOption = False) -> None:
-    """List the built-in profiles; a star marks the one that fits this machine."""
+    """List the built-in profiles; a star marks the one that fits this machine.
+
+    \b
+    Example:
+      packhorse profile list --json
+    """
     from packhorse_agent.profiles import builtin_profiles, detect_profile
 
     profiles = list(builtin_profiles().values())

@@ -75,7 +75,12 @@ def start(
 
 @app.command("list")
 def list_(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
-    """List all rollouts, oldest first."""
+    """List all rollouts, oldest first.
+
+    \b
+    Example:
+      packhorse rollout list --json
+    """
     from packhorse_host.fleet.database import load_rollouts
     from packhorse_host.fleet.opened import open_fleet
 
@@ -93,7 +98,12 @@ def list_(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> Non
 
 @app.command()
 def show(rollout_id: RolloutArgument, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
-    """Show where a rollout stands, and each device in it."""
+    """Show where a rollout stands, and each device in it.
+
+    \b
+    Example:
+      packhorse rollout show detector-1.0-3fa2c1
+    """
     from packhorse_host.fleet.database import latest_deployments, load_rollout
     from packhorse_host.fleet.opened import open_fleet
 
@@ -112,7 +122,12 @@ def show(rollout_id: RolloutArgument, workspace: WorkspaceOption = None, as_json
 
 @app.command()
 def pause(rollout_id: RolloutArgument, workspace: WorkspaceOption = None) -> None:
-    """Let no further device start; those that have begun go on."""
+    """Let no further device start; those that have begun go on.
+
+    \b
+    Example:
+      packhorse rollout pause detector-1.0-3fa2c1
+    """
     from packhorse_host.fleet.opened import open_fleet
     from packhorse_host.fleet.rollouts import pause_rollout
 
@@ -127,7 +142,12 @@ def resume(
     approve_empty: Annotated[bool, typer.Option(help="Let phases pass that select nobody.")] = False,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Go on with a paused rollout; devices that failed try again."""
+    """Go on with a paused rollout; devices that failed try again.
+
+    \b
+    Example:
+      packhorse rollout resume detector-1.0-3fa2c1
+    """
     from packhorse_host.fleet.opened import open_fleet
     from packhorse_host.fleet.rollouts import resume_rollout
 
@@ -144,7 +164,13 @@ def abort(
     revert: Annotated[bool, typer.Option(help="Also take every device back to what it had.")] = False,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """End a rollout: no further device starts; with an option, undo more."""
+    """End a rollout: no further device starts; with an option, undo more.
+
+    \b
+    Examples:
+      packhorse rollout abort detector-1.0-3fa2c1
+      packhorse rollout abort detector-1.0-3fa2c1 --revert
+    """
     from packhorse_host.fleet.model import RolloutProgress
     from packhorse_host.fleet.opened import open_fleet
     from packhorse_host.fleet.rollouts import abort_rollout

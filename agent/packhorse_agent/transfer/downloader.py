@@ -6,6 +6,7 @@ One thread calls it. It never waits: what is pending is done in steps by `tick`,
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 from random import Random
@@ -19,6 +20,8 @@ from packhorse_agent.store.errors import DigestMismatchError, StorageFullError
 from packhorse_agent.transfer.flow import BACKOFF_MAX_S, ChunkKey, Flow
 from packhorse_agent.transfer.job import Fetch, Job, Level
 from packhorse_agent.transfer.spec import BlobSpec, Completed, DownloadCounters, DownloadEvent, Failed
+
+_log = logging.getLogger(__name__)
 
 OPEN_MAX = 4
 """Blobs that are fetched at a time; the rest waits in order."""
@@ -135,6 +138,8 @@ class Downloader:
             fresh = fetch.part.write_chunk(chunk.index, chunk.raw)
         except DigestMismatchError:
             self.counters.corrupt += 1
+            text = "chunk %d of blob %s is not what was signed; it is asked for again"
+            _log.warning(text, chunk.index, chunk.blob_sha256)
             return
         if not fresh:
             self.counters.duplicate += 1

@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 LOG_MAX_BYTES: Final = 1024 * 1024
 """A worker's log; a larger one becomes `NAME.1`, which replaces the one before."""
 
-LAST_LOG_LINES: Final = 20
+LAST_LOG_LINES: Final = 40
 _LAST_LOG_BYTES: Final = 8 * 1024
 _READ_BYTES: Final = 64 * 1024
 _EXIT_WAIT_S: Final = 5.0

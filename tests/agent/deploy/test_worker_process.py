@@ -311,7 +311,7 @@ def test_only_the_last_lines_of_this_worker_are_told(workers: Stable) -> None:
         log.write("\n".join(f"line {number}" for number in range(100)) + "\n")
     worker.kill()
     lines = workers.expect(Exited, worker).last_log_lines
-    assert lines == tuple(f"line {number}" for number in range(80, 100))
+    assert lines == tuple(f"line {number}" for number in range(60, 100))
 
 
 def test_the_supervisor_side_imports_no_runtime() -> None:

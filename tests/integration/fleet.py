@@ -135,9 +135,9 @@ class Fleet:
     def port(self) -> int:
         return self.workspace.settings.broker.port
 
-    def limit_rate(self, bytes_per_s: int) -> None:
+    def set_up(self, broker: str, bytes_per_s: int) -> None:
         (self.workspace.folder / "packhorse.toml").write_text(
-            f'fleet = "test"\n[broker]\nport = {self.port}\n'
+            f'fleet = "test"\n[broker]\nkind = "{broker}"\nport = {self.port}\n'
             f"[delivery]\nrate_limit_bytes_per_s = {bytes_per_s}\n"
         )
 

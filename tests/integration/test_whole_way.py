@@ -146,11 +146,14 @@ def test_a_reverted_release_takes_devices_back(fleet: Fleet) -> None:
     assert_answers_right(agent)
 
 
+@pytest.mark.parametrize("kind", ["mosquitto", "nats"])
 @pytest.mark.parametrize("victim", ["agent", "controller", "broker"])
-def test_a_kill_in_the_middle_of_a_download_costs_no_verified_chunk(fleet: Fleet, victim: str) -> None:
+def test_a_kill_in_the_middle_of_a_download_costs_no_verified_chunk(
+    fleet: Fleet, victim: str, kind: str
+) -> None:
     agent = fleet.enrol("device-1")
     fleet.publish("1.0", ballast_bytes=12 * MIB)
-    fleet.limit_rate(3 * MIB)
+    fleet.set_up(kind, 3 * MIB)
     start_all(fleet)
     spy = Eavesdropper(fleet, "device-1")
     rollout = fleet.roll_out("1.0")

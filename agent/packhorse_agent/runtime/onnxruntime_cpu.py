@@ -32,7 +32,7 @@ _PROVIDER_PACKAGES: Final[dict[str, str]] = {
     "OpenVINOExecutionProvider": "onnxruntime-openvino",
 }
 
-_DATATYPES: Final[dict[str, Datatype]] = {
+DATATYPES: Final[dict[str, Datatype]] = {
     "tensor(bool)": "BOOL",
     "tensor(uint8)": "UINT8",
     "tensor(uint16)": "UINT16",
@@ -46,6 +46,7 @@ _DATATYPES: Final[dict[str, Datatype]] = {
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
 }
+"""ONNX Runtime\'s names of tensor types → those of the Open Inference Protocol."""
 
 _LOG_ERRORS: Final = 3
 
@@ -127,7 +128,7 @@ def _notes(preferred: Sequence[str], used: str) -> tuple[str, ...]:
 
 
 def _spec(node: Any) -> TensorSpec:
-    datatype = _DATATYPES.get(node.type)
+    datatype = DATATYPES.get(node.type)
     if datatype is None:
         raise ModelLoadError(
             f"tensor {node.name} is a {node.type}, which the inference protocol cannot carry"

@@ -11,7 +11,8 @@ import onnx
 from pydantic import ValidationError
 
 from packhorse_agent.contract.base import sha256_hex
-from packhorse_agent.contract.manifest import Datatype, TensorSpec
+from packhorse_agent.contract.manifest import TensorSpec
+from packhorse_agent.runtime.onnxruntime_cpu import DATATYPES
 from packhorse_host.errors import BadInputError
 from packhorse_host.quantize.errors import ModelError, UnsupportedOperatorError
 from packhorse_host.quantize.graph import open_session, quiet_options
@@ -20,20 +21,6 @@ _PROTOBUF_MAX_BYTES: Final = 2**31 - 1
 _FIRST_OPSET: Final = 7
 """ONNX Runtime guarantees operators from this version of the operator set on."""
 _RUNTIME_DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"})
-_DATATYPES: Final[dict[str, Datatype]] = {
-    "tensor(bool)": "BOOL",
-    "tensor(uint8)": "UINT8",
-    "tensor(uint16)": "UINT16",
-    "tensor(uint32)": "UINT32",
-    "tensor(uint64)": "UINT64",
-    "tensor(int8)": "INT8",
-    "tensor(int16)": "INT16",
-    "tensor(int32)": "INT32",
-    "tensor(int64)": "INT64",
-    "tensor(float16)": "FP16",
-    "tensor(float)": "FP32",
-    "tensor(double)": "FP64",
-}
 _OTHER_FORMATS: Final = (
     (0, b"PK\x03\x04", "a zip archive (PyTorch?)"),
     (4, b"TFL3", "a TensorFlow Lite model"),
@@ -162,7 +149,7 @@ def _specs(path: Path, nodes: Iterable[Any]) -> tuple[TensorSpec, ...]:
 
 
 def _spec(path: Path, node: Any) -> TensorSpec:
-    datatype = _DATATYPES.get(node.type)
+    datatype = DATATYPES.get(node.type)
     if datatype is None:
         raise ModelError(f"{path}: `{node.name}` is {node.type}, which the inference protocol does not carry")
     shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in node.shape)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -13,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from packhorse_agent.contract.exit_codes import ExitCode
-from packhorse_agent.errors import AgentError
+from packhorse_agent.exits import end_with_exit_code
 
 _HELP = """Run INT8 models on this device, and keep them as the fleet wants them.
 
@@ -181,18 +180,8 @@ def doctor(config: ConfigOption, as_json: JsonOption = False) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line; always ends in `SystemExit` with an `ExitCode`."""
-    try:
-        app(list(arguments) if arguments is not None else None, prog_name="packhorse-agent")
-    except AgentError as error:
-        _fail(str(error), error.exit_code)
-    except OSError as error:
-        _fail(str(error), ExitCode.ENVIRONMENT)
-    except KeyboardInterrupt:
-        _fail("interrupted", ExitCode.INTERRUPTED)
-    except Exception as error:
-        traceback.print_exc()
-        _fail(f"a defect in Packhorse, please report it: {error!r}", ExitCode.BUG)
-    sys.exit(ExitCode.OK)
+    given = list(arguments) if arguments is not None else None
+    end_with_exit_code(lambda: app(given, prog_name="packhorse-agent"))
 
 
 def _ask(config: Path, command: str, slot: str = "") -> dict[str, Any]:
@@ -215,8 +204,3 @@ def _slot_line(slot: dict[str, Any]) -> str:
 
 def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def _fail(text: str, code: ExitCode) -> NoReturn:
-    typer.echo(f"error: {text}", err=True)
-    sys.exit(code)

@@ -7,17 +7,14 @@ functions, prints results on standard output and everything else on standard err
 
 from __future__ import annotations
 
-import sys
-import traceback
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
 
 import typer
 
 from packhorse_agent import __version__
-from packhorse_agent.contract.exit_codes import ExitCode
+from packhorse_agent.exits import end_with_exit_code
 from packhorse_host.cli.lazy import CommandEntry, lazy_group
-from packhorse_host.errors import PackhorseError
 
 _CLI = "packhorse_host.cli"
 
@@ -74,20 +71,5 @@ def _packhorse(
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line; always ends in `SystemExit` with an `ExitCode`."""
-    try:
-        app(list(arguments) if arguments is not None else None, prog_name="packhorse")
-    except PackhorseError as error:
-        _fail(str(error), error.exit_code)
-    except OSError as error:
-        _fail(str(error), ExitCode.ENVIRONMENT)
-    except KeyboardInterrupt:
-        _fail("interrupted", ExitCode.INTERRUPTED)
-    except Exception as error:
-        traceback.print_exc()
-        _fail(f"a defect in Packhorse, please report it: {error!r}", ExitCode.BUG)
-    sys.exit(ExitCode.OK)
-
-
-def _fail(text: str, code: ExitCode) -> NoReturn:
-    typer.echo(f"error: {text}", err=True)
-    sys.exit(code)
+    given = list(arguments) if arguments is not None else None
+    end_with_exit_code(lambda: app(given, prog_name="packhorse"))

@@ -16,7 +16,14 @@ from packhorse_agent.contract.manifest import (
     RuntimeRequirement,
     TensorSpec,
 )
-from packhorse_agent.contract.recipe import DynamicWi8Afp32, Fp32, StaticWi8Ai8
+from packhorse_agent.contract.recipe import (
+    DynamicWi8Afp32,
+    Fp32,
+    MixedWi8Ai8,
+    StaticWi8Ai8,
+    StaticWi8Ai16,
+    WeightOnlyWi4Afp32,
+)
 from packhorse_agent.contract.rollout import (
     Assignments,
     Baseline,
@@ -40,10 +47,14 @@ percents = st.floats(0, 100)
 tags = st.sampled_from(["canary", "north", "south", "lab"])
 profiles = st.sampled_from(["raspberry-pi-5", "jetson-orin-nano", "android-arm64"])
 
+nodes = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 recipes = st.one_of(
     st.just(Fp32()),
     st.builds(DynamicWi8Afp32, per_channel=st.booleans()),
     st.builds(StaticWi8Ai8, symmetric_activations=st.booleans(), reduce_range=st.booleans()),
+    st.builds(StaticWi8Ai16, equalize=st.booleans(), correct_bias=st.booleans()),
+    st.builds(MixedWi8Ai8, float_nodes=st.lists(nodes, min_size=1, max_size=5).map(tuple)),
+    st.builds(WeightOnlyWi4Afp32, block_size=st.sampled_from([32, 128])),
 )
 tensors = st.builds(
     TensorSpec,

@@ -28,7 +28,7 @@ from packhorse_agent.contract.topics import (
     WantTopic,
     blob_shard,
 )
-from packhorse_agent.link import LinkSettings, LinkUp, Message, MqttLink, Subscription
+from packhorse_agent.link import LinkDown, LinkSettings, LinkUp, Message, MqttLink, Subscription
 from packhorse_agent.link.backoff import Backoff
 from packhorse_agent.store.blobs import BlobStore
 from packhorse_agent.telemetry.reporter import Reporter, open_spools
@@ -156,6 +156,8 @@ class Device:
             broker = enrol_device(fleet, request, [], "test", time.time()).broker
         self.trust_sets: list[bytes] = []
         self.acks = 0
+        self.refused = False
+        """Whether the broker does not let it in."""
         self.completed: list[str] = []
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         topics = [
@@ -225,6 +227,8 @@ class Device:
         if isinstance(event, LinkUp):
             self.downloader.on_connected()
             self.reporter.on_connected()
+        elif isinstance(event, LinkDown):
+            self.refused = self.refused or " refused: " in event.reason
         elif isinstance(event, Message):
             self._on_message(event)
 

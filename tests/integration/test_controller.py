@@ -15,6 +15,7 @@ from packhorse_agent.contract.trustset import decode_trust_set
 from packhorse_host.broker import BrokerKind, BrokerNotFoundError, find_broker
 from packhorse_host.fleet.database import audit_break, load_audit
 from packhorse_host.fleet.devices import load_device
+from packhorse_host.fleet.enrol import expel_device
 from packhorse_host.fleet.opened import open_fleet
 from packhorse_host.telemetry.ingest import load_drops
 from packhorse_host.workspace import SETTINGS_FILE, Workspace
@@ -173,6 +174,17 @@ def test_it_knows_who_is_online(
     wait_until(known)
     with open_fleet(workspace.folder) as fleet, fleet.database.transaction() as connection:
         assert audit_break(load_audit(connection)) is None
+
+
+def test_a_removed_device_is_cut_off_at_once_and_does_not_come_back(
+    workspace: Workspace, serve: Serve, open_device: Callable[[Workspace], Device]
+) -> None:
+    serve(workspace)
+    device = open_device(workspace)
+    device.run_until(lambda: device.trust_sets)
+    with open_fleet(workspace.folder) as fleet:
+        expel_device(fleet, DEVICE, "test", 1.0)
+    device.run_until(lambda: device.refused)
 
 
 @only_mosquitto

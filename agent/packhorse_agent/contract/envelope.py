@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pydantic import ValidationError
 
 from packhorse_agent.contract.base import canonical_json
-from packhorse_agent.contract.errors import MalformedMessageError
+from packhorse_agent.contract.errors import MalformedMessageError, UnreadableContentError
 from packhorse_agent.contract.limits import REPORT_MAX_BYTES
 from packhorse_agent.contract.messages import Report
 
@@ -43,7 +43,8 @@ def unseal(envelope: bytes, verify: Verify) -> Report | None:
     """Read a report; None when the signature is not the device's. Nothing unverified is parsed.
 
     Raises:
-        MalformedMessageError: no envelope, too large, or signed content that is no report.
+        MalformedMessageError: no envelope, or too large; nothing was verified.
+        UnreadableContentError: genuine, and no report that this version reads.
     """
     if not len(MAGIC) + SIGNATURE_BYTES < len(envelope) <= REPORT_MAX_BYTES or not envelope.startswith(MAGIC):
         raise MalformedMessageError(f"no report envelope in {len(envelope)} bytes")
@@ -54,4 +55,4 @@ def unseal(envelope: bytes, verify: Verify) -> Report | None:
     try:
         return Report.model_validate_json(content)
     except ValidationError as error:
-        raise MalformedMessageError(f"signed content is no report: {error}") from error
+        raise UnreadableContentError(f"signed content is no report: {error}", content) from error

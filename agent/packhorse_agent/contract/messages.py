@@ -130,10 +130,13 @@ class TelemetryWindow(WireDocument):
 ReportItem = Annotated[Inventory | DeploymentReport | TelemetryWindow, Field(discriminator="kind")]
 
 
-class Report(WireDocument):
-    """The signed content: items of one device, numbered so that none counts twice."""
+class ReportHeader(WireDocument):
+    """Whose report it is and its number; every format to come keeps these fields.
 
-    format: Literal[1] = 1
+    A host that cannot read the rest of a genuine report can so acknowledge it: it must not stand in the way
+    of those that come after it.
+    """
+
     fleet: Name
     device_id: Name
     stream: Stream
@@ -141,6 +144,12 @@ class Report(WireDocument):
     """Counts the starts of the agent; durable, so that an old report never looks new."""
     sequence: Annotated[Count, Field(ge=1)]
     """Counts the reports of a stream within a boot."""
+
+
+class Report(ReportHeader):
+    """The signed content: items of one device, numbered so that none counts twice."""
+
+    format: Literal[1] = 1
     items: Annotated[tuple[ReportItem, ...], Field(min_length=1, max_length=REPORT_MAX_ITEMS)]
 
 

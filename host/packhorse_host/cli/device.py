@@ -1,4 +1,4 @@
-"""`packhorse device`: enrol, list and show."""
+"""`packhorse device`: enrol, list, show and remove."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
+DeviceArgument = Annotated[str, typer.Argument(help="The device's name.")]
+
 
 @app.command()
 def enroll(
@@ -29,15 +31,22 @@ def enroll(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Default: DEVICE.enrolment.json")
     ] = None,
+    replace_key: Annotated[
+        bool,
+        typer.Option("--replace-key", help="The device lost its key: take the new one, refuse the old one."),
+    ] = False,
     workspace: WorkspaceOption = None,
 ) -> None:
     """Take a device into the fleet, and write the file that `packhorse-agent accept` takes.
 
     The file holds the device's password for the broker: carry it over a safe way and remove it.
+    With --replace-key a device that lost its state folder comes back under its name. See to it that the
+    request is the device's own: whoever holds the new key is the device from then on.
 
     \b
-    Example:
+    Examples:
       packhorse device enroll camera-7.request.json --tag canary
+      packhorse device enroll camera-7.request.json --replace-key
     """
     from packhorse_agent.store.durable import write_durable
     from packhorse_host.fleet.enrol import enrol_device, read_signing_request
@@ -45,14 +54,39 @@ def enroll(
 
     checked = read_signing_request(request)
     with open_fleet(workspace) as fleet:
-        enrolment = enrol_device(fleet, checked, tag, getpass.getuser(), time.time())
+        enrolment = enrol_device(fleet, checked, tag, getpass.getuser(), time.time(), replace_key=replace_key)
     path = output or Path(f"{checked.device_id}.enrolment.json")
     write_durable(path, enrolment.model_dump_json().encode(), mode=0o600)
     typer.echo(f"{path}: enrolment of {checked.device_id} as {checked.profile}", err=True)
 
 
+@app.command()
+def remove(device_id: DeviceArgument, workspace: WorkspaceOption = None) -> None:
+    """Take a device out of the fleet: the broker shuts it out, no rollout selects it, its history stays.
+
+    What it serves it goes on serving, until somebody stops its agent.
+
+    \b
+    Example:
+      packhorse device remove camera-7
+    """
+    from packhorse_host.fleet.enrol import expel_device
+    from packhorse_host.fleet.opened import open_fleet
+
+    with open_fleet(workspace) as fleet:
+        removed = expel_device(fleet, device_id, getpass.getuser(), time.time())
+        external = fleet.workspace.settings.broker.kind == "external"
+    typer.echo(f"{device_id} {'is removed' if removed else 'was removed before'}", err=True)
+    if external:
+        typer.echo(f"the broker runs by itself: remove the account {device_id} there too", err=True)
+
+
 @app.command("list")
-def list_(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def list_(
+    removed: Annotated[bool, typer.Option("--removed", help="Also those that were removed.")] = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """List all devices with what they serve.
 
     \b
@@ -63,26 +97,20 @@ def list_(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> Non
     from packhorse_host.fleet.opened import open_fleet
 
     with open_fleet(workspace) as fleet, fleet.database.transaction() as connection:
-        devices = load_devices(connection)
+        devices = load_devices(connection, with_removed=removed)
     if as_json:
         print_json(devices)
         return
-    rows = [
-        (
-            one.device_id,
-            _profile(one),
-            "online" if one.online else "offline",
-            ", ".join(one.tags),
-            _slots(one),
-        )
-        for one in devices
-    ]
+    if not devices:
+        typer.echo("no device is enrolled yet; see `packhorse device enroll --help`", err=True)
+        return
+    rows = [(one.device_id, _profile(one), _link(one), ", ".join(one.tags), _slots(one)) for one in devices]
     print_table(("device", "profile", "link", "tags", "serves"), rows)
 
 
 @app.command()
 def show(
-    device_id: Annotated[str, typer.Argument(help="The device's name.")],
+    device_id: DeviceArgument,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -126,7 +154,7 @@ def _measured(one: ReleaseFigures) -> str:
 
 
 def _print_device(device: DeviceRecord) -> None:
-    typer.echo(f"{device.device_id}: {_profile(device)}, {'online' if device.online else 'offline'}")
+    typer.echo(f"{device.device_id}: {_profile(device)}, {_link(device)}")
     typer.echo(f"tags: {', '.join(device.tags) or 'none'}")
     inventory = device.inventory
     if inventory is None:
@@ -137,6 +165,12 @@ def _print_device(device: DeviceRecord) -> None:
     typer.echo(f"{inventory.cpu_model}, {inventory.cpu_count} cores, {inventory.memory_bytes // 2**20} MiB")
     typer.echo(f"runtimes: {runtimes or 'none'}; power: {power}")
     typer.echo(f"serves: {_slots(device) or 'nothing'}")
+
+
+def _link(device: DeviceRecord) -> str:
+    if device.removed_unix_s is not None:
+        return f"removed {_time(device.removed_unix_s)}"
+    return "online" if device.online else "offline"
 
 
 def _profile(device: DeviceRecord) -> str:

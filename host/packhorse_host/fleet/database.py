@@ -13,7 +13,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, Programmin
 from packhorse_agent.contract.base import WireDocument
 from packhorse_agent.contract.messages import DeploymentReport
 from packhorse_host.errors import ConfigError, ConflictError, EnvironmentFaultError, NotFoundError
-from packhorse_host.fleet import schema
+from packhorse_host.fleet import schema, unread  # noqa: F401 (a table of its own, made with the others)
+from packhorse_host.fleet.lifecycle import last_retired_deployments
 from packhorse_host.fleet.model import LatestDeployment, RolloutRecord
 
 _BUSY_TIMEOUT_S = 10.0
@@ -153,7 +154,7 @@ def save_rollout(connection: Connection, record: RolloutRecord) -> None:
 
 
 def latest_deployments(connection: Connection, rollout_id: str, generation: int) -> list[LatestDeployment]:
-    """The last word of each device on a rollout's generation."""
+    """The last word of each device on a rollout's generation, signed with its present key."""
     table = schema.deployments
     newest = (
         select(func.max(table.c.id))
@@ -161,7 +162,12 @@ def latest_deployments(connection: Connection, rollout_id: str, generation: int)
         .group_by(table.c.device_id)
     )
     rows = connection.execute(select(table).where(table.c.id.in_(newest)))
-    return [_latest(row.device_id, row.report, row.stored_unix_s) for row in rows]
+    retired = last_retired_deployments(connection)
+    return [
+        _latest(row.device_id, row.report, row.stored_unix_s)
+        for row in rows
+        if row.id > retired.get(row.device_id, 0)
+    ]
 
 
 def append_audit(connection: Connection, at_unix_s: float, actor: str, text: str) -> AuditEntry:

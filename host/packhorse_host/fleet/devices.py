@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from enum import Enum
 
 from sqlalchemy import Connection, Row, insert, select, update
 
@@ -12,9 +13,18 @@ from packhorse_agent.contract.enrolment import SigningRequest
 from packhorse_agent.contract.messages import DeploymentReport, Inventory
 from packhorse_host.errors import ConflictError, NotFoundError
 from packhorse_host.fleet import schema
+from packhorse_host.fleet.lifecycle import (
+    is_removed,
+    is_retired,
+    mark_removed,
+    removed_devices,
+    retire_key,
+    unmark_removed,
+)
 from packhorse_host.fleet.model import FleetDevice
 
 _TABLE = schema.devices
+_RECORDS = select(_TABLE, removed_devices.c.removed_unix_s).outerjoin(removed_devices)
 
 
 class DeviceRecord(WireDocument):
@@ -30,6 +40,8 @@ class DeviceRecord(WireDocument):
     """When its last genuine report came."""
     simulated: bool
     inventory: Inventory | None
+    removed_unix_s: float | None = None
+    """When it was removed from the fleet; None while it belongs to it."""
 
     @property
     def for_planning(self) -> FleetDevice:
@@ -43,40 +55,89 @@ class DeviceRecord(WireDocument):
         )
 
 
+class Enrolled(str, Enum):
+    """What enrolling a device has changed."""
+
+    NEW = "new"
+    UPDATED = "updated"
+    KEY_REPLACED = "key replaced"
+
+
 def add_device(
-    connection: Connection, request: SigningRequest, tags: Iterable[str] | None, now_s: float
-) -> None:
+    connection: Connection,
+    request: SigningRequest,
+    tags: Iterable[str] | None,
+    now_s: float,
+    *,
+    replace_key: bool = False,
+) -> Enrolled:
     """Enrol a device by its checked request; enrolling again with the same key brings it up to date.
 
-    Tags of None keep those that it has.
+    Tags of None keep those that it has. With `replace_key` a name may get another key: the old one is
+    retired for good, and what it signed counts for no rollout any more. A removed device comes back.
 
     Raises:
-        ConflictError: the name belongs to a device with another key.
+        ConflictError: the name belongs to a device with another key, or the key was replaced before.
     """
     device_id, public_key = request.device_id, request.public_key
     row = _find(connection, device_id)
-    values = {"profile": request.profile}
+    values: dict[str, object] = {"profile": request.profile}
     if row is None or tags is not None:
         values["tags"] = json.dumps(sorted(set(tags or ())))
     if row is None:
         fixed = {"device_id": device_id, "public_key": public_key, "enrolled_unix_s": now_s}
         connection.execute(insert(_TABLE).values(**fixed, **values, online=False, simulated=False))
-    elif row.public_key != public_key:
-        raise ConflictError(f"{device_id} is enrolled with another key; choose another name for this device")
-    else:
-        connection.execute(update(_TABLE).where(_TABLE.c.device_id == device_id).values(**values))
+        return Enrolled.NEW
+    replaced = row.public_key != public_key
+    if replaced:
+        _replace_key(connection, device_id, str(row.public_key), public_key, now_s, replace_key)
+        values |= {"public_key": public_key, "enrolled_unix_s": now_s, "inventory": None, "simulated": False}
+    connection.execute(update(_TABLE).where(_TABLE.c.device_id == device_id).values(**values))
+    unmark_removed(connection, device_id)
+    return Enrolled.KEY_REPLACED if replaced else Enrolled.UPDATED
 
 
-def load_devices(connection: Connection) -> list[DeviceRecord]:
-    """All devices by name."""
-    return [_record(row) for row in connection.execute(select(_TABLE).order_by(_TABLE.c.device_id))]
+def _replace_key(
+    connection: Connection, device_id: str, old: str, new: str, now_s: float, allowed: bool
+) -> None:
+    if is_retired(connection, device_id, new):
+        raise ConflictError(
+            f"{device_id} had this key before and it was replaced; remove device.key in the device's state "
+            "folder and make a new request with `packhorse-agent request`"
+        )
+    if not allowed:
+        raise ConflictError(
+            f"{device_id} is enrolled with another key; if this is the same device and it lost its key, pass "
+            "--replace-key (the old key is refused from then on), else choose another name"
+        )
+    retire_key(connection, device_id, old, now_s)
+
+
+def remove_device(connection: Connection, device_id: str, now_s: float) -> bool:
+    """Take a device out of the fleet and keep its history; False when it was removed already.
+
+    Raises:
+        NotFoundError: it was never enrolled.
+    """
+    load_device(connection, device_id)
+    if is_removed(connection, device_id):
+        return False
+    mark_removed(connection, device_id, now_s)
+    set_online(connection, device_id, False)
+    return True
+
+
+def load_devices(connection: Connection, *, with_removed: bool = False) -> list[DeviceRecord]:
+    """All devices of the fleet by name; those that were removed only when asked for."""
+    query = _RECORDS if with_removed else _RECORDS.where(removed_devices.c.removed_unix_s.is_(None))
+    return [_record(row) for row in connection.execute(query.order_by(_TABLE.c.device_id))]
 
 
 def load_device(connection: Connection, device_id: str) -> DeviceRecord:
-    """One device.
+    """One device, also one that was removed.
 
     Raises:
-        NotFoundError: it is not enrolled.
+        NotFoundError: it was never enrolled.
     """
     row = _find(connection, device_id)
     if row is None:
@@ -85,7 +146,9 @@ def load_device(connection: Connection, device_id: str) -> DeviceRecord:
 
 
 def set_online(connection: Connection, device_id: str, online: bool) -> None:
-    """Note what the link says; unknown devices are ignored."""
+    """Note what the link says; devices that are unknown or removed are ignored."""
+    if online and is_removed(connection, device_id):
+        return
     connection.execute(update(_TABLE).where(_TABLE.c.device_id == device_id).values(online=online))
 
 
@@ -123,7 +186,7 @@ def load_history(connection: Connection, device_id: str, limit: int = 50) -> lis
 
 
 def _find(connection: Connection, device_id: str) -> Row[tuple[object, ...]] | None:
-    return connection.execute(select(_TABLE).where(_TABLE.c.device_id == device_id)).first()
+    return connection.execute(_RECORDS.where(_TABLE.c.device_id == device_id)).first()
 
 
 def _record(row: Row[tuple[object, ...]]) -> DeviceRecord:

@@ -1,8 +1,13 @@
-"""Enrols a device: its key into the database, its name to the broker, and what it needs into one file."""
+"""Enrols and removes devices: the key in the database, the name at the broker, and what a device needs.
+
+The order of the two writes is the safe one: a device is let in only after its key is known, and is shut out
+before it is forgotten.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -11,9 +16,9 @@ from packhorse_agent.contract.base import Name
 from packhorse_agent.contract.enrolment import BrokerAddress, Enrolment, SigningRequest
 from packhorse_agent.trust.keys import check_signing_request
 from packhorse_host.broker import CredentialStore, generate_password
-from packhorse_host.errors import BadInputError
+from packhorse_host.errors import BadInputError, NotFoundError
 from packhorse_host.fleet.database import append_audit
-from packhorse_host.fleet.devices import add_device
+from packhorse_host.fleet.devices import Enrolled, add_device, remove_device
 from packhorse_host.fleet.opened import OpenedFleet
 
 _TAG: TypeAdapter[str] = TypeAdapter(Name)
@@ -39,20 +44,28 @@ def read_signing_request(path: Path) -> SigningRequest:
 
 
 def enrol_device(
-    fleet: OpenedFleet, request: SigningRequest, tags: Sequence[str] | None, actor: str, now_s: float
+    fleet: OpenedFleet,
+    request: SigningRequest,
+    tags: Sequence[str] | None,
+    actor: str,
+    now_s: float,
+    *,
+    replace_key: bool = False,
 ) -> Enrolment:
     """Enrol a device, or give one that is enrolled a new password; tags of None keep those that it has.
 
+    `replace_key` lets a device that lost its key come back under its name; the old key is refused for good.
+
     Raises:
         BadInputError: a tag is no name.
-        ConflictError: the device's name belongs to another key.
+        ConflictError: the device's name belongs to another key, or this key was replaced before.
     """
     for tag in tags or ():
         _check_tag(tag)
     workspace = fleet.workspace
     with fleet.database.transaction() as connection:
-        add_device(connection, request, tags, now_s)
-        append_audit(connection, now_s, actor, f"enrol {request.device_id} as {request.profile}")
+        outcome = add_device(connection, request, tags, now_s, replace_key=replace_key)
+        append_audit(connection, now_s, actor, _audit_text(request, outcome))
     password = generate_password()
     CredentialStore(workspace.broker_folder).add(request.device_id, password)
     broker = workspace.settings.broker
@@ -68,6 +81,30 @@ def enrol_device(
         ),
         root_metadata=fleet.repository.root_metadata().decode(),
     )
+
+
+def expel_device(fleet: OpenedFleet, device_id: str, actor: str, now_s: float) -> bool:
+    """Shut a device out and take it from the fleet; its history stays. Twice is harmless (then False).
+
+    Raises:
+        NotFoundError: it was never enrolled.
+        EnvironmentFaultError: the broker's credentials or the database cannot be written.
+    """
+    with fleet.database.transaction() as connection:
+        removed = remove_device(connection, device_id, now_s)
+        if removed:
+            append_audit(connection, now_s, actor, f"remove {device_id}")
+        # Also of one that was removed before: a kill may have come between the two writes.
+        with suppress(NotFoundError):
+            CredentialStore(fleet.workspace.broker_folder).remove(device_id)
+    return removed
+
+
+def _audit_text(request: SigningRequest, outcome: Enrolled) -> str:
+    text = f"enrol {request.device_id} as {request.profile}"
+    if outcome is Enrolled.KEY_REPLACED:
+        return f"{text}, key replaced by {request.public_key}"
+    return text
 
 
 def _check_tag(tag: str) -> None:

@@ -89,9 +89,39 @@ def test_enrolling_writes_what_the_device_accepts_for_its_eyes_only(run: Run, fo
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_a_device_that_lost_its_state_is_enrolled_again_when_that_is_said(run: Run, folder: Path) -> None:
+    run("device", "enroll", str(request(folder)), "--tag", "canary")
+    (folder / "camera.key").unlink()
+    code, _, errors = run("device", "enroll", str(request(folder)))
+    assert code == ExitCode.CONFLICT
+    assert "--replace-key" in errors
+    assert run("device", "enroll", str(request(folder)), "--replace-key")[0] == ExitCode.OK
+    (device,) = ask(run, "device", "list")
+    assert device["public_key"] == json.loads(request(folder).read_bytes())["public_key"]
+    assert device["tags"] == ["canary"]
+
+
+def test_a_removed_device_is_gone_from_the_list_and_marked_where_it_is_shown(
+    run: Run, camera: Sender, folder: Path
+) -> None:
+    code, output, errors = run("device", "remove", "camera")
+    assert (code, output) == (ExitCode.OK, "")
+    assert "camera is removed" in errors
+    assert ask(run, "device", "list") == []
+    assert "no device is enrolled" in run("device", "list")[2]
+    assert "removed" in run("device", "list", "--removed")[1]
+    shown = ask(run, "device", "show", "camera")
+    assert shown["removed_unix_s"] is not None
+    assert shown["history"][0]["detail"] == "on its way"
+    assert "removed 20" in run("device", "show", "camera")[1]
+    assert run(*START, "--phase", "all:share=100%")[0] == ExitCode.REFUSED, "it is selected no more"
+    assert "removed before" in run("device", "remove", "camera")[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
+        (("device", "remove", "nobody"), ExitCode.NOT_FOUND, "no device nobody"),
         (("device", "enroll", "none.json"), ExitCode.BAD_INPUT, "packhorse-agent request"),
         (("device", "show", "nobody"), ExitCode.NOT_FOUND, "no device nobody"),
         (("rollout", "show", "nosuch"), ExitCode.NOT_FOUND, "no rollout nosuch"),

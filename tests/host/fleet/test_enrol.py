@@ -14,14 +14,30 @@ import pytest
 from packhorse_agent.contract.enrolment import Enrolment, SigningRequest
 from packhorse_agent.trust.keys import DeviceKey, make_signing_request
 from packhorse_host.broker import CredentialStore
-from packhorse_host.errors import BadInputError, ConfigError, ConflictError, PackhorseError, UntrustedError
-from packhorse_host.fleet.database import load_audit
-from packhorse_host.fleet.devices import load_device, load_devices
-from packhorse_host.fleet.enrol import enrol_device, read_signing_request
+from packhorse_host.errors import (
+    BadInputError,
+    ConfigError,
+    ConflictError,
+    NotFoundError,
+    PackhorseError,
+    UntrustedError,
+)
+from packhorse_host.fleet.database import latest_deployments, load_audit
+from packhorse_host.fleet.devices import (
+    load_device,
+    load_devices,
+    load_history,
+    set_online,
+    store_deployment,
+    store_inventory,
+)
+from packhorse_host.fleet.enrol import enrol_device, expel_device, read_signing_request
 from packhorse_host.fleet.opened import OpenedFleet, open_fleet
 from packhorse_host.repository import KeyPlan
 from packhorse_host.workspace import SETTINGS_FILE, Workspace
 from tests.authority import Authority
+from tests.fakes.fleet import state
+from tests.host.telemetry.test_ingest import inventory
 
 
 @pytest.fixture
@@ -80,6 +96,109 @@ def test_a_name_belongs_to_one_key(fleet: OpenedFleet, tmp_path: Path) -> None:
     assert CredentialStore(fleet.workspace.broker_folder).credentials() == credentials
     with fleet.database.transaction() as connection:
         assert load_device(connection, before.device_id).public_key == request(tmp_path).public_key
+
+
+def rekey(fleet: OpenedFleet, folder: Path) -> SigningRequest:
+    """Enrol the same name with another key."""
+    folder.mkdir()
+    asked = request(folder)
+    enrol_device(fleet, asked, None, "me", 9.0, replace_key=True)
+    return asked
+
+
+def test_a_device_that_lost_its_key_comes_back_with_another_one(fleet: OpenedFleet, tmp_path: Path) -> None:
+    first = request(tmp_path)
+    password = enrol(fleet, first, "canary").broker.password
+    with fleet.database.transaction() as connection:
+        store_inventory(connection, "camera.7", inventory(), 5.0)
+    again = rekey(fleet, tmp_path / "reset")
+    with fleet.database.transaction() as connection:
+        device = load_device(connection, "camera.7")
+        texts = [entry.text for entry in load_audit(connection)]
+    assert device.public_key == again.public_key != first.public_key
+    assert device.tags == ("canary",)
+    assert device.inventory is None, "what the old key said of the device counts no more"
+    assert texts[-1] == f"enrol camera.7 as raspberry-pi-5, key replaced by {again.public_key}"
+    assert enrol(fleet, again).broker.password != password
+
+
+def test_a_replaced_key_never_comes_back(fleet: OpenedFleet, tmp_path: Path) -> None:
+    """Else all that it ever signed could be taken in once more: a new key's numbers begin anew."""
+    first = request(tmp_path)
+    enrol(fleet, first)
+    again = rekey(fleet, tmp_path / "reset")
+    with pytest.raises(ConflictError, match="replaced"):
+        enrol_device(fleet, first, None, "me", 10.0, replace_key=True)
+    with fleet.database.transaction() as connection:
+        assert load_device(connection, "camera.7").public_key == again.public_key
+
+
+def test_replacing_a_key_by_itself_or_of_a_new_device_is_plain_enrolment(
+    fleet: OpenedFleet, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        enrol_device(fleet, request(tmp_path), None, "me", 9.0, replace_key=True)
+    with fleet.database.transaction() as connection:
+        assert {entry.text for entry in load_audit(connection)} == {"enrol camera.7 as raspberry-pi-5"}
+
+
+def test_what_the_old_key_reported_counts_for_no_rollout(fleet: OpenedFleet, tmp_path: Path) -> None:
+    enrol(fleet, request(tmp_path))
+    with fleet.database.transaction() as connection:
+        store_deployment(connection, "camera.7", state(1), 5.0)
+    again = rekey(fleet, tmp_path / "reset")
+    with fleet.database.transaction() as connection:
+        assert latest_deployments(connection, state(1).rollout_id, state(1).generation) == []
+        assert load_history(connection, "camera.7") == [state(1)], "and is kept"
+        store_deployment(connection, "camera.7", state(1), 6.0)
+        assert len(latest_deployments(connection, state(1).rollout_id, state(1).generation)) == 1
+    assert again.device_id == "camera.7"
+
+
+def test_a_removed_device_is_shut_out_and_its_history_stays(fleet: OpenedFleet, tmp_path: Path) -> None:
+    enrol(fleet, request(tmp_path), "canary")
+    enrol(fleet, request(tmp_path, "camera.8"), "canary")
+    with fleet.database.transaction() as connection:
+        store_deployment(connection, "camera.7", state(1), 5.0)
+        set_online(connection, "camera.7", True)
+    assert expel_device(fleet, "camera.7", "me", 9.0)
+    assert not expel_device(fleet, "camera.7", "me", 10.0), "twice is harmless"
+    assert CredentialStore(fleet.workspace.broker_folder).usernames() == ("camera.8",)
+    with fleet.database.transaction() as connection:
+        assert [one.device_id for one in load_devices(connection)] == ["camera.8"]
+        everybody = load_devices(connection, with_removed=True)
+        assert [one.removed_unix_s for one in everybody] == [9.0, None]
+        set_online(connection, "camera.7", True)
+        device = load_device(connection, "camera.7")
+        assert (device.removed_unix_s, device.online) == (9.0, False)
+        assert load_history(connection, "camera.7") == [state(1)]
+        assert load_audit(connection)[-1].text == "remove camera.7"
+
+
+def test_a_removal_that_was_killed_half_way_is_completed(fleet: OpenedFleet, tmp_path: Path) -> None:
+    enrol(fleet, request(tmp_path))
+    expel_device(fleet, "camera.7", "me", 9.0)
+    CredentialStore(fleet.workspace.broker_folder).add("camera.7", "left behind")
+    expel_device(fleet, "camera.7", "me", 10.0)
+    assert CredentialStore(fleet.workspace.broker_folder).usernames() == ()
+
+
+def test_a_removed_device_may_be_enrolled_again(fleet: OpenedFleet, tmp_path: Path) -> None:
+    enrol(fleet, request(tmp_path), "canary")
+    expel_device(fleet, "camera.7", "me", 9.0)
+    with pytest.raises(ConflictError, match="--replace-key"):
+        (tmp_path / "other").mkdir()
+        enrol(fleet, request(tmp_path / "other"))
+    enrol(fleet, request(tmp_path))
+    with fleet.database.transaction() as connection:
+        (device,) = load_devices(connection)
+    assert (device.removed_unix_s, device.tags) == (None, ("canary",))
+    assert CredentialStore(fleet.workspace.broker_folder).usernames() == ("camera.7",)
+
+
+def test_who_was_never_enrolled_cannot_be_removed(fleet: OpenedFleet) -> None:
+    with pytest.raises(NotFoundError, match=r"camera\.7"):
+        expel_device(fleet, "camera.7", "me", 9.0)
 
 
 @pytest.mark.parametrize("tag", ["", "UPPER", "a b", "x" * 64, "a/b"])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -16,10 +18,11 @@ from sqlalchemy import Connection
 
 from packhorse_agent.contract.envelope import MAGIC, SIGNATURE_BYTES, SIGNING_CONTEXT, seal
 from packhorse_agent.contract.messages import Inventory, Report, ReportAck
-from packhorse_agent.trust.keys import DeviceKey
+from packhorse_agent.trust.keys import DeviceKey, make_signing_request
 from packhorse_host.errors import EnvironmentFaultError
 from packhorse_host.fleet.database import Database
-from packhorse_host.fleet.devices import load_device, load_history
+from packhorse_host.fleet.devices import add_device, load_device, load_history, remove_device
+from packhorse_host.fleet.unread import KEPT_PER_DEVICE, load_unread
 from packhorse_host.telemetry.ingest import UNKNOWN_DEVICE, Ingest
 from tests.fakes.fleet import state, window
 from tests.host.telemetry.conftest import FLEET, Sender, Site, topic
@@ -129,27 +132,131 @@ def signed(device: Sender, content: bytes) -> bytes:
     return MAGIC + device.key.sign(SIGNING_CONTEXT + content) + content
 
 
-def test_what_is_no_report_is_dropped_and_counted(site: Site, device: Sender) -> None:
-    broken_sketch = window(1).model_copy(update={"latency_us": "AAAA"})
-    report = Report(
-        fleet=FLEET, device_id="camera.7", stream="telemetry", boot=1, sequence=1, items=(broken_sketch,)
-    )
-    malformed = [
-        b"",
-        b"\x00",
-        MAGIC,
-        MAGIC + bytes(SIGNATURE_BYTES),
-        bytes(70_000),
-        device.seal(1)[1:],
-        signed(device, b"{}"),
-        signed(device, b"\xff\xfe"),
-        signed(device, b"[" * 10_000),
-        seal(report, device.key.sign),
-    ]
+def test_what_is_no_envelope_is_dropped_and_counted(site: Site, device: Sender) -> None:
+    malformed = [b"", b"\x00", MAGIC, MAGIC + bytes(SIGNATURE_BYTES), bytes(70_000), device.seal(1)[1:]]
     for envelope in malformed:
         assert site.take(device, envelope) is None
     assert site.drops() == {("camera.7", "malformed"): len(malformed)}
     assert site.starts() == []
+
+
+def newer(sequence: int = 1, **changes: object) -> bytes:
+    """What an agent of years to come may sign: the header is as it is now, the rest is not."""
+    header = {"fleet": FLEET, "device_id": "camera.7", "stream": "telemetry", "boot": 1, "sequence": sequence}
+    return json.dumps({**header, "format": 2, "pages": [1, 2], **changes}).encode()
+
+
+def unread(site: Site) -> list[bytes]:
+    with site.database.transaction() as connection:
+        return load_unread(connection, "camera.7")
+
+
+def test_a_genuine_report_that_cannot_be_read_is_set_aside_and_the_stream_goes_on(
+    site: Site, device: Sender, caplog: pytest.LogCaptureFixture
+) -> None:
+    for sequence in (1, 2):
+        ack = site.take(device, signed(device, newer(sequence)))
+        assert ack == ReportAck(stream="telemetry", boot=1, sequence=sequence)
+    assert site.take(device, device.seal(3)) == ReportAck(stream="telemetry", boot=1, sequence=3)
+    assert site.starts() == [3]
+    assert unread(site) == [newer(1), newer(2)]
+    assert site.drops() == {("camera.7", "unreadable"): 2}
+    assert len(caplog.messages) == 1, "it is said once for each device"
+    assert "camera.7 sends reports that this Packhorse cannot read" in caplog.text
+
+
+def test_one_item_of_an_unknown_kind_or_with_a_broken_sketch_does_not_block(
+    site: Site, device: Sender
+) -> None:
+    broken_sketch = window(1).model_copy(update={"latency_us": "AAAA"})
+    report = Report(
+        fleet=FLEET, device_id="camera.7", stream="telemetry", boot=1, sequence=1, items=(broken_sketch,)
+    )
+    assert site.take(device, seal(report, device.key.sign)) is not None
+    unknown = newer(2, format=1, items=[{"kind": "hologram"}])
+    assert site.take(device, signed(device, unknown)) is not None
+    assert len(unread(site)) == 2
+    assert site.starts() == []
+
+
+def test_an_unreadable_report_counts_once_and_cannot_be_replayed(site: Site, device: Sender) -> None:
+    envelopes = [signed(device, newer(sequence)) for sequence in (1, 2)]
+    for envelope in envelopes:
+        site.take(device, envelope)
+    assert site.take(device, envelopes[0]) == ReportAck(stream="telemetry", boot=1, sequence=2)
+    assert site.take(device, envelopes[1]) == ReportAck(stream="telemetry", boot=1, sequence=2)
+    assert site.drops() == {
+        ("camera.7", "unreadable"): 2,
+        ("camera.7", "replayed"): 1,
+        ("camera.7", "repeated"): 1,
+    }
+    assert len(unread(site)) == 2
+
+
+def test_what_is_set_aside_is_bounded(site: Site, device: Sender) -> None:
+    for sequence in range(1, KEPT_PER_DEVICE + 4):
+        assert site.take(device, signed(device, newer(sequence))) is not None
+    assert unread(site) == [newer(sequence) for sequence in range(4, KEPT_PER_DEVICE + 4)]
+
+
+@pytest.mark.parametrize("change", [{"fleet": "another"}, {"device_id": "another"}])
+def test_an_unreadable_report_for_somebody_else_is_forged(
+    site: Site, device: Sender, change: dict[str, Any]
+) -> None:
+    assert site.take(device, signed(device, newer(**change))) is None
+    assert site.drops() == {("camera.7", "forged"): 1}
+
+
+def test_an_unreadable_report_that_somebody_else_signed_is_forged(site: Site, device: Sender) -> None:
+    thief = Sender("camera.7", DeviceKey(Ed25519PrivateKey.generate()))
+    assert site.take(device, signed(thief, newer())) is None
+    assert site.drops() == {("camera.7", "forged"): 1}
+    assert unread(site) == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"{}", b"\xff\xfe", b"[" * 10_000, newer(0), newer(boot=-1), newer(stream="gossip")]
+)
+def test_without_a_number_nothing_can_be_acknowledged(site: Site, device: Sender, content: bytes) -> None:
+    assert site.take(device, signed(device, content)) is None
+    assert site.drops() == {("camera.7", "unreadable"): 1}
+    assert unread(site) == []
+
+
+def enrol_anew(site: Site, device: Sender, key: DeviceKey) -> Sender:
+    request = make_signing_request(key, device.device_id, "raspberry-pi-5")
+    with site.database.transaction() as connection:
+        add_device(connection, request, None, 2.0, replace_key=True)
+    return Sender(device.device_id, key)
+
+
+def test_a_new_key_begins_to_count_anew_and_the_old_keys_reports_are_refused(
+    site: Site, device: Sender
+) -> None:
+    old = [device.seal(sequence, window(sequence), boot=boot) for boot, sequence in ((7, 8), (7, 9))]
+    site.take(device, old[0])
+    again = enrol_anew(site, device, DeviceKey(Ed25519PrivateKey.generate()))
+    assert [site.take(again, envelope) for envelope in old] == [None, None]
+    first = again.seal(1, window(20))
+    assert site.take(again, first) == ReportAck(stream="telemetry", boot=1, sequence=1)
+    assert site.take(again, again.seal(2, window(21))) is not None
+    assert site.take(again, first) == ReportAck(stream="telemetry", boot=1, sequence=2)
+    assert site.starts() == [8, 20, 21]
+    assert site.drops() == {("camera.7", "forged"): 2, ("camera.7", "replayed"): 1}
+
+
+def test_reports_of_a_removed_device_are_dropped_and_counted_until_it_is_back(
+    site: Site, device: Sender
+) -> None:
+    site.take(device, device.seal(1))
+    with site.database.transaction() as connection:
+        remove_device(connection, "camera.7", 3.0)
+    assert site.take(device, device.seal(2)) is None
+    assert site.drops() == {("camera.7", "removed"): 1}
+    site.enrol("camera.7")
+    assert site.take(device, device.seal(1)) == ReportAck(stream="telemetry", boot=1, sequence=1)
+    assert site.take(device, device.seal(2)) == ReportAck(stream="telemetry", boot=1, sequence=2)
+    assert site.starts() == [1, 2]
 
 
 @given(st.binary(max_size=300))

@@ -28,6 +28,8 @@ class FailureReason(str, Enum):
 
     DOWNLOAD_NOT_FOUND = "download_not_found"
     DOWNLOAD_TIMEOUT = "download_timeout"
+    DOWNLOAD_CORRUPT = "download_corrupt"
+    """What arrived was damaged, again and again."""
     DIGEST_MISMATCH = "digest_mismatch"
     NOT_SIGNED = "not_signed"
     METADATA_EXPIRED = "metadata_expired"

@@ -17,6 +17,7 @@ from packhorse_agent.contract.states import FailureReason
 from packhorse_agent.errors import BadInputError, EnvironmentFaultError, NotFoundError
 from packhorse_agent.store.blobs import BlobStore
 from packhorse_agent.store.errors import DigestMismatchError, StorageFullError
+from packhorse_agent.transfer.corruption import CORRUPT_MAX, Corruption
 from packhorse_agent.transfer.flow import BACKOFF_MAX_S, ChunkKey, Flow
 from packhorse_agent.transfer.job import Fetch, Job, Level
 from packhorse_agent.transfer.spec import BlobSpec, Completed, DownloadCounters, DownloadEvent, Failed
@@ -49,6 +50,7 @@ class Downloader:
         self._send = send
         self._clock = clock
         self._flow = Flow(random.random)
+        self._corruption = Corruption()
         self._request_id = random.getrandbits(32)
         self._jobs: dict[str, Job] = {}
         self._fetches: dict[str, Fetch] = {}
@@ -138,13 +140,13 @@ class Downloader:
             fresh = fetch.part.write_chunk(chunk.index, chunk.raw)
         except DigestMismatchError:
             self.counters.corrupt += 1
-            text = "chunk %d of blob %s is not what was signed; it is asked for again"
-            _log.warning(text, chunk.index, chunk.blob_sha256)
+            self._on_corrupt(fetch, (chunk.blob_sha256, chunk.index))
             return
         if not fresh:
             self.counters.duplicate += 1
             return
         self.counters.stored += 1
+        self._corruption.clear((chunk.blob_sha256, chunk.index))
         now_s = self._clock()
         self._give_back(self._flow.arrived((chunk.blob_sha256, chunk.index), now_s))
         fetch.settle(CATCH_UP_BYTES)
@@ -154,10 +156,19 @@ class Downloader:
             fetch.dirty_since_s = now_s
         self._complete_if_finished(fetch)
 
+    def _on_corrupt(self, fetch: Fetch, key: ChunkKey) -> None:
+        """Asked for again when its time is over, with an end; what nobody asked for ends nothing."""
+        text = "chunk %d of blob %s is not what was signed; it is asked for again"
+        _log.warning(text, key[1], key[0])
+        if key not in self._flow.in_flight:
+            return
+        if hopeless := self._corruption.note(key, self._clock()):
+            self._fail(fetch.job, FailureReason.DOWNLOAD_CORRUPT, hopeless)
+
     def _on_reply(self, fetch: Fetch, reply: Reply) -> None:
         if reply.kind is ReplyKind.NOT_FOUND:
             self.counters.not_found += 1
-            text = f"the host has no blob {reply.blob_sha256}"
+            text = f"the host has no blob {reply.blob_sha256}, or only a damaged one: its log says which"
             self._fail(fetch.job, FailureReason.DOWNLOAD_NOT_FOUND, text)
         else:
             self.counters.busy += 1
@@ -203,6 +214,10 @@ class Downloader:
             return
         self.counters.corrupt += 1
         fetch.retries += 1
+        if fetch.retries >= CORRUPT_MAX:
+            text = f"{detail}, the last of {fetch.retries} times"
+            self._fail(fetch.job, FailureReason.DOWNLOAD_CORRUPT, text)
+            return
         fetch.give_back(0)
         self._pause(fetch, min(2.0**fetch.retries, BACKOFF_MAX_S))
 
@@ -287,6 +302,7 @@ class Downloader:
         if fetch := job.fetch:
             job.fetch = None
             self._flow.forget(fetch.level.sha256)
+            self._corruption.forget(fetch.level.sha256)
             self._fetches.pop(fetch.level.sha256, None)
             with contextlib.suppress(EnvironmentFaultError):
                 fetch.part.close()

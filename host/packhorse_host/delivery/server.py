@@ -12,6 +12,7 @@ from packhorse_agent.contract.errors import MalformedMessageError
 from packhorse_agent.contract.limits import CHUNK_SIZE_BYTES, WINDOW_MAX_CHUNKS
 from packhorse_agent.contract.topics import DeviceChannel, DeviceTopic, WantTopic, blob_shard
 from packhorse_host.delivery.bucket import TokenBucket
+from packhorse_host.delivery.damage import AskedChunks, DamageWatch, FindSigned
 from packhorse_host.delivery.fair_queue import ChunkKey, FairQueue
 from packhorse_host.delivery.source import BlobSource, FrameReader
 from packhorse_host.errors import ConfigError
@@ -49,6 +50,8 @@ class ServerCounters:
     busy: int = 0
     unreadable: int = 0
     """Chunks that the source would not give."""
+    damaged: int = 0
+    """Requests for blobs whose file is not what was signed."""
 
 
 class ChunkServer:
@@ -65,8 +68,11 @@ class ChunkServer:
         clock: Callable[[], float],
         rate_bytes_per_s: float | None = None,
         ready: Callable[[], bool] = lambda: True,
+        find_signed: FindSigned = lambda sha256: None,
     ) -> None:
         """`clock` is monotonic, in seconds; a rate of None is no limit.
+
+        What a device asks for again is held against what `find_signed` says of the blob.
 
         Raises:
             ConfigError: a rate that is not positive.
@@ -81,6 +87,8 @@ class ChunkServer:
         self._bucket = _make_bucket(rate_bytes_per_s, clock())
         self._queue = FairQueue(QUEUED_MAX_CHUNKS)
         self._requests: OrderedDict[str, deque[int]] = OrderedDict()
+        self._asked = AskedChunks()
+        self._damage = DamageWatch(source, find_signed)
 
     def on_want(self, topic: WantTopic, frame: bytes) -> None:
         """Queue what a device asks for; what is malformed is counted and ignored. `tick` sends."""
@@ -128,11 +136,28 @@ class ChunkServer:
             self._reply(device_id, Reply(want.blob_sha256, ReplyKind.NOT_FOUND))
             return
         wanted = list(_first_chunks(want, chunks))
+        if self._is_damaged(device_id, want.blob_sha256, wanted):
+            return
         if not wanted:
             self.counters.malformed += 1
-        elif not self._queue.offer(device_id, wanted):
+        elif self._queue.offer(device_id, wanted):
+            self._asked.note(device_id, want.blob_sha256, [index for _, index in wanted], chunks)
+        else:
             self.counters.busy += 1
             self._reply(device_id, Reply(want.blob_sha256, ReplyKind.BUSY, self._retry_after_ms()))
+
+    def _is_damaged(self, device_id: str, sha256: str, wanted: list[ChunkKey]) -> bool:
+        """Whether what was sent before, and did not please, is damaged here; then the device is told so."""
+        again = self._asked.again(device_id, sha256, (index for _, index in wanted))
+        if wanted and not again and not self._damage.suspects(sha256):
+            return False
+        self._reader.forget(sha256, again)  # the file may have been mended meanwhile
+        if not self._damage.is_damaged(sha256, again):
+            return False
+        self.counters.damaged += 1
+        self._queue.drop(device_id, sha256)
+        self._reply(device_id, Reply(sha256, ReplyKind.NOT_FOUND))
+        return True
 
     def _send_next(self, now_s: float) -> None:
         taken = self._queue.take()

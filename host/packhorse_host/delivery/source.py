@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
@@ -79,6 +80,13 @@ class FrameReader:
         if len(self._frames) > FRAMES_KEPT_MAX:
             self._frames.popitem(last=False)
         return frame
+
+    def forget(self, sha256: str, indexes: Iterable[int]) -> None:
+        """Read these chunks of a blob anew the next time, from whatever file is there then."""
+        if sha256 in self._blobs:
+            self._close(sha256)
+        for index in indexes:
+            self._frames.pop((sha256, index), None)
 
     def close(self) -> None:
         """Close all streams."""

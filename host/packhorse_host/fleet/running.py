@@ -25,6 +25,7 @@ from packhorse_host.broker import (
     generate_password,
 )
 from packhorse_host.delivery import ChunkServer
+from packhorse_host.delivery.signed import SignedBlobs
 from packhorse_host.errors import ConfigError
 from packhorse_host.fleet.controller import Controller, Parts
 from packhorse_host.fleet.opened import OpenedFleet, open_fleet
@@ -95,6 +96,7 @@ def _parts(fleet: OpenedFleet, link: MqttLink, broker: EmbeddedBroker | None) ->
             time.monotonic,
             workspace.settings.delivery.rate_limit_bytes_per_s,
             ready=lambda: link.ready,
+            find_signed=SignedBlobs(fleet.repository, workspace.repository_folder / "blobs").find,
         ),
         ingest=Ingest(fleet.database, time.time),
         publish=lambda topic, payload, retain: link.publish(topic, payload, qos=1, retain=retain),

@@ -11,6 +11,7 @@ from typing import BinaryIO
 from packhorse_agent.contract.base import sha256_hex
 from packhorse_agent.contract.chunks import build_index
 from packhorse_agent.contract.limits import CHUNK_SIZE_BYTES
+from packhorse_agent.errors import EnvironmentFaultError
 from packhorse_agent.store.durable import SCRATCH_PREFIX, SCRATCH_SUFFIX, sweep_scratch, write_durable
 from packhorse_agent.store.errors import storage_error
 from packhorse_agent.store.files import OS_FILES, Files
@@ -29,6 +30,16 @@ class ContentFolder:
     def has(self, sha256: str) -> bool:
         """Whether a blob is here."""
         return self._path(sha256).exists()
+
+    def is_whole(self, sha256: str) -> bool:
+        """Whether a blob is here and has the content that its name says; reads all of it."""
+        try:
+            digest = hashlib.sha256()
+            for part in _parts(self._path(sha256)):
+                digest.update(part)
+        except EnvironmentFaultError:
+            return False
+        return digest.hexdigest() == sha256
 
     def open(self, sha256: str) -> BinaryIO | None:
         """A blob as a stream; None when it is not here.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from packhorse_agent.contract.base import sha256_hex, version_key
@@ -79,6 +79,19 @@ def add_content(publication: Publication, content: ContentFolder, added: list[st
         _add(content, data, added)
 
 
+def is_whole(publication: Publication, content: ContentFolder) -> bool:
+    """Whether all that devices pull is here as it was published."""
+    return all(content.is_whole(sha256) for sha256 in _digests(publication))
+
+
+def mend_content(publication: Publication, content: ContentFolder) -> None:
+    """Put back what is missing, or was damaged on the disk."""
+    for sha256 in _digests(publication):
+        if not content.is_whole(sha256):
+            content.remove(sha256)
+    add_content(publication, content, [])
+
+
 def sign_publication(publication: Publication, transaction: Transaction) -> None:
     """Make it a target of its model's role, which is delegated when it is new."""
     if not transaction.state.delegated_keyids(publication.role):
@@ -88,6 +101,13 @@ def sign_publication(publication: Publication, transaction: Transaction) -> None
     targets = transaction.role(publication.role).targets
     for path, content in publication.targets().items():
         targets[path] = describe_target(path, content)
+
+
+def _digests(publication: Publication) -> Iterator[str]:
+    for artifact in publication.bundle.artifacts:
+        yield artifact.artifact.sha256
+        yield from artifact.artifact.chunk_index
+    yield from map(sha256_hex, publication.targets().values())
 
 
 def _add(content: ContentFolder, data: bytes, added: list[str]) -> None:

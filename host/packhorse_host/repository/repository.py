@@ -42,7 +42,9 @@ from packhorse_host.repository.metadata import (
 from packhorse_host.repository.publishing import (
     Publication,
     add_content,
+    is_whole,
     make_publications,
+    mend_content,
     sign_publication,
     unpublished,
 )
@@ -107,6 +109,8 @@ class Repository:
     def publish(self, bundle_folders: Sequence[Path], ask: Ask = never_ask) -> list[BundleRef]:
         """Verify bundles and sign them into their models' roles, all or none; what is there is no error.
 
+        Of what is there, files that are missing or were damaged on the disk are put back.
+
         Raises:
             NotABundleError, TamperedBundleError, TruncatedBundleError: see `verify_bundle_folder`.
             ReleaseTakenError: another bundle was published under the same name.
@@ -118,9 +122,13 @@ class Repository:
         state = self._metadata.load()
         signers = Signers(self._keys, ask)
         new = unpublished(publications, state)
+        torn = [one for one in publications if one not in new and not is_whole(one, self._content)]
         if new:
             self._open_keys(new, state, signers)
+        if new or torn:
             with self._publishing():
+                for publication in torn:
+                    mend_content(publication, self._content)
                 self._publish(new, signers)
         return [publication.ref for publication in publications]
 
@@ -269,6 +277,8 @@ class Repository:
             signers.of_role(role, state)
 
     def _publish(self, new: Sequence[Publication], signers: Signers) -> None:
+        if not new:
+            return
         version = self.version()
         added: list[str] = []
         try:

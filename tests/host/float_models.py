@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from packhorse_agent.contract.manifest import TensorSpec
 from packhorse_agent.contract.profile import Profile
 from packhorse_agent.runtime.datatypes import Array
-from packhorse_host.evaluate.samples import Samples
+from packhorse_host.evaluate.samples import ArraySamples
 
 SIDE, CLASSES = 8, 4
 IMAGE = TensorSpec(name="image", datatype="FP32", shape=(-1, 1, SIDE, SIDE))
@@ -79,8 +79,8 @@ def images(count: int, seed: int = 0) -> Array:
     return stream.standard_normal((count, 1, SIDE, SIDE)).astype(np.float32)
 
 
-def image_samples(count: int, seed: int = 0) -> Samples:
-    return Samples({"image": images(count, seed)})
+def image_samples(count: int, seed: int = 0) -> ArraySamples:
+    return ArraySamples({"image": images(count, seed)})
 
 
 def decisions(model: Any, data: Array) -> Array:

@@ -22,7 +22,7 @@ from packhorse_host.errors import ConfigError
 from packhorse_host.evaluate.latency import Race, Run, race
 from packhorse_host.evaluate.quality import compare
 from packhorse_host.evaluate.runner import open_session, run_all
-from packhorse_host.evaluate.samples import Samples
+from packhorse_host.evaluate.samples import ArraySamples, Samples
 from packhorse_host.evaluate.vectors import (
     FP32_SQNR_MIN_DB,
     SQNR_ALLOWANCE_DB,
@@ -198,7 +198,7 @@ class Workbench:
         return evaluation.samples if evaluation is not None else self._material.calibration
 
     @cached_property
-    def _pool(self) -> Samples:
+    def _pool(self) -> ArraySamples:
         data = self._data
         pool = data.take(candidates(data.count)) if data else synthesized(self._material.source.inputs)
         if pool is None:

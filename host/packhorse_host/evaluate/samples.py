@@ -1,4 +1,4 @@
-"""Data sets: `.npz` files with one array per model input, the first axis counting samples.
+"""Data sets: one array per model input, the first axis counting samples.
 
 An evaluation set has `labels` too: the class of each sample, as integers.
 """
@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,27 @@ from packhorse_host.evaluate.errors import DataError, DataMismatchError, LabelsE
 LABELS: Final = "labels"
 
 
+class Samples(Protocol):
+    """Inputs that fit a model, at least one; perhaps more than memory holds, so ask for a part at a time."""
+
+    @property
+    def count(self) -> int:
+        """How many samples."""
+
+    @property
+    def sha256(self) -> str:
+        """Names the content: equal arrays give equal digests, whatever they are read from."""
+
+    def take(self, indexes: Sequence[int]) -> ArraySamples:
+        """The samples at `indexes`, in that order, in memory."""
+
+    def batches(self, size: int, first: int = 0, last: int | None = None) -> Iterator[dict[str, Array]]:
+        """Samples `first` to `last`, `size` at a time; the last batch is filled up by repeating its end."""
+
+
 @dataclass(frozen=True)
-class Samples:
-    """Inputs that fit a model, at least one."""
+class ArraySamples:
+    """Samples that are in memory."""
 
     arrays: Tensors
     """By input name; the first axis counts samples and has the same length everywhere."""
@@ -40,9 +58,9 @@ class Samples:
         """Names the content: equal arrays give equal digests, however the file was compressed."""
         return arrays_sha256(self.arrays)
 
-    def take(self, indexes: Sequence[int]) -> Samples:
+    def take(self, indexes: Sequence[int]) -> ArraySamples:
         """The samples at `indexes`, in that order."""
-        return Samples({name: array[list(indexes)] for name, array in self.arrays.items()})
+        return ArraySamples({name: array[list(indexes)] for name, array in self.arrays.items()})
 
     def batches(self, size: int, first: int = 0, last: int | None = None) -> Iterator[dict[str, Array]]:
         """Samples `first` to `last`, `size` at a time; the last batch is filled up by repeating its end."""
@@ -56,7 +74,7 @@ class Samples:
 class LabelledSamples:
     """An evaluation set: samples and the class of each."""
 
-    samples: Samples
+    samples: ArraySamples
     labels: npt.NDArray[np.int64]
     """[N]"""
 
@@ -81,7 +99,7 @@ def arrays_sha256(arrays: Tensors) -> str:
     return digest.hexdigest()
 
 
-def read_calibration(path: Path, inputs: Sequence[TensorSpec]) -> Samples:
+def read_calibration(path: Path, inputs: Sequence[TensorSpec]) -> ArraySamples:
     """Read calibration data: one file, or all `.npz` files of a folder by name; `labels` are ignored.
 
     Raises:
@@ -92,7 +110,7 @@ def read_calibration(path: Path, inputs: Sequence[TensorSpec]) -> Samples:
     if not files:
         raise DataError(f"{path}: no .npz file in this folder")
     parts = [_checked(file, _without_labels(_read(file)), inputs) for file in files]
-    return Samples({spec.name: _joined(path, spec, parts) for spec in inputs})
+    return ArraySamples({spec.name: _joined(path, spec, parts) for spec in inputs})
 
 
 def read_evaluation(path: Path, inputs: Sequence[TensorSpec]) -> LabelledSamples:
@@ -106,7 +124,7 @@ def read_evaluation(path: Path, inputs: Sequence[TensorSpec]) -> LabelledSamples
     arrays = _read(path)
     if LABELS not in arrays:
         raise LabelsError(f"{path}: no array `{LABELS}`; found {_listed(arrays)}")
-    samples = Samples(_checked(path, _without_labels(arrays), inputs))
+    samples = ArraySamples(_checked(path, _without_labels(arrays), inputs))
     labels = arrays[LABELS]
     if labels.dtype.kind not in "iu":
         raise LabelsError(f"{path}: `{LABELS}` must be integers, found {labels.dtype}")

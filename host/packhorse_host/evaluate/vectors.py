@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from packhorse_agent.contract.manifest import ProbeLimits, TensorSpec
 from packhorse_agent.runtime.datatypes import DTYPES, Array
-from packhorse_host.evaluate.samples import Samples
+from packhorse_host.evaluate.samples import ArraySamples
 
 VECTORS: Final = 16
 VECTORS_MIN: Final = 4
@@ -102,7 +102,7 @@ def probe_limits(
     )
 
 
-def synthesized(inputs: Sequence[TensorSpec], count: int = VECTORS) -> Samples | None:
+def synthesized(inputs: Sequence[TensorSpec], count: int = VECTORS) -> ArraySamples | None:
     """Inputs from a fixed random stream where there is no data; None if an axis but the first is free.
 
     Floats are standard normal, integers 0 or 1 (valid as a token, a mask and a pixel), booleans either.
@@ -110,7 +110,7 @@ def synthesized(inputs: Sequence[TensorSpec], count: int = VECTORS) -> Samples |
     if any(-1 in spec.shape[1:] for spec in inputs):
         return None
     stream = np.random.default_rng(0)
-    return Samples({spec.name: _drawn(stream, spec, count) for spec in inputs})
+    return ArraySamples({spec.name: _drawn(stream, spec, count) for spec in inputs})
 
 
 def _drawn(stream: np.random.Generator, spec: TensorSpec, count: int) -> Array:

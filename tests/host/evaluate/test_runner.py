@@ -10,7 +10,7 @@ from packhorse_agent.contract.manifest import RuntimeRequirement, TensorSpec
 from packhorse_agent.runtime.errors import RuntimeMissingError
 from packhorse_host.evaluate.errors import DataMismatchError
 from packhorse_host.evaluate.runner import open_session, run_all
-from packhorse_host.evaluate.samples import Samples
+from packhorse_host.evaluate.samples import ArraySamples
 from tests.host.float_models import IMAGE, LOGITS, cnn, image_samples
 
 REQUIREMENT = RuntimeRequirement(name="onnxruntime", minimum_version="1.20")
@@ -52,4 +52,4 @@ def test_an_output_that_does_not_count_samples() -> None:
     y = TensorSpec(name="y", datatype="FP32", shape=(1, 1))
     session = open_session(model.SerializeToString(), REQUIREMENT, [x], [y])
     with pytest.raises(DataMismatchError, match=r"`y` has shape \[1, 1\] for 4 samples"):
-        run_all(session, Samples({"x": np.ones((8, 2), np.float32)}), 4, ["y"])
+        run_all(session, ArraySamples({"x": np.ones((8, 2), np.float32)}), 4, ["y"])

@@ -17,7 +17,7 @@ from packhorse_agent.contract.exit_codes import ExitCode
 from packhorse_agent.contract.manifest import TensorSpec
 from packhorse_agent.runtime.datatypes import Array
 from packhorse_host.evaluate.errors import DataError, DataMismatchError, LabelsError
-from packhorse_host.evaluate.samples import Samples, arrays_sha256, read_calibration, read_evaluation
+from packhorse_host.evaluate.samples import ArraySamples, arrays_sha256, read_calibration, read_evaluation
 from tests.host.float_models import IMAGE, images, save_npz
 
 TOKENS = TensorSpec(name="tokens", datatype="INT64", shape=(-1, -1))
@@ -233,7 +233,7 @@ def test_any_change_changes_the_digest(content: Array, position: int) -> None:
 @given(st.integers(1, 40), st.integers(1, 12))
 def test_batches_hold_every_sample_in_order(count: int, size: int) -> None:
     """All of them full; what the last has too much repeats its end."""
-    samples = Samples({"x": np.arange(count)})
+    samples = ArraySamples({"x": np.arange(count)})
     parts = [batch["x"] for batch in samples.batches(size)]
     assert all(len(part) == size for part in parts)
     joined = np.concatenate(parts)

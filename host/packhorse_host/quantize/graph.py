@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,9 @@ INTEGER_COMPUTE = frozenset(
 )  # fmt: skip
 """Operators that multiply 8-bit numbers and accumulate in 32 bits."""
 
+CONVERSIONS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"})
+"""Operators that turn tensors to 8-bit numbers or back."""
+
 
 class Architecture(str, Enum):
     """Processor families that fuse differently."""
@@ -60,6 +63,8 @@ class KernelCounts:
 
     integer: int
     compute: int
+    conversions: int = field(default=0, compare=False)
+    """Kernels that only turn numbers to integers or back."""
 
 
 def count_kernels(model: bytes, architecture: Architecture) -> KernelCounts:
@@ -70,7 +75,9 @@ def count_kernels(model: bytes, architecture: Architecture) -> KernelCounts:
     """
     operators = [node.op_type for node in all_nodes(optimized(model, Level.EXTENDED, architecture).graph)]
     integer = sum(operator in INTEGER_COMPUTE for operator in operators)
-    return KernelCounts(integer, integer + sum(operator in FLOAT_COMPUTE for operator in operators))
+    floating = sum(operator in FLOAT_COMPUTE for operator in operators)
+    conversions = sum(operator in CONVERSIONS for operator in operators)
+    return KernelCounts(integer, integer + floating, conversions)
 
 
 def optimized(model: bytes, level: Level, architecture: Architecture = Architecture.AARCH64) -> Any:

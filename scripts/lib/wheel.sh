@@ -1,5 +1,12 @@
 # What ships: the built wheel, installed without the source tree; sourced by the scripts beside it.
 
+# Modules that are imported only where their library is: what each may lack.
+runtime_modules=(
+    --only-needs packhorse_agent.runtime.litert=ai_edge_litert
+    --only-needs packhorse_agent.runtime.onnxruntime_cpu=onnxruntime
+    --only-needs packhorse_agent.runtime.tflite_runtime=tflite_runtime
+)
+
 # build_wheel VENV FOLDER: build the wheel into FOLDER and print its path.
 build_wheel() {
     "$1/bin/python" -m build --wheel --outdir "$2" "$repository" </dev/null >"$2/build.log" 2>&1 ||
@@ -21,7 +28,8 @@ check_wheel() {
         "$bin/packhorse" profile list
         "$bin/packhorse" pack sample/model.onnx --name fashion --version 1.0 --profile raspberry-pi-5 \
             --calibration sample/calibration.npz --evaluation sample/evaluation.npz -o bundles
-        "$bin/python" "$repository/scripts/lib/check_imports.py" packhorse_agent packhorse_host
+        "$bin/python" "$repository/scripts/lib/check_imports.py" packhorse_agent packhorse_host \
+            "${runtime_modules[@]}"
     )
 }
 
@@ -31,7 +39,7 @@ check_agent_only() {
     (
         cd "$3"
         agent/bin/python "$repository/scripts/lib/check_imports.py" packhorse_agent \
-            --only-needs packhorse_agent.runtime.onnxruntime_cpu=onnxruntime
+            "${runtime_modules[@]}"
         agent/bin/packhorse-agent --help >/dev/null
     )
 }

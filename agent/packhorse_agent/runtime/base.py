@@ -14,7 +14,11 @@ from packhorse_agent.runtime.datatypes import Array, Tensors
 from packhorse_agent.runtime.errors import ModelLoadError, RuntimeMissingError
 from packhorse_agent.runtime.installed import DISTRIBUTIONS, installed_runtimes
 
-_MODULES: Final[dict[RuntimeName, str]] = {"onnxruntime": "packhorse_agent.runtime.onnxruntime_cpu"}
+_MODULES: Final[dict[RuntimeName, str]] = {
+    "onnxruntime": "packhorse_agent.runtime.onnxruntime_cpu",
+    "litert": "packhorse_agent.runtime.litert",
+    "tflite-runtime": "packhorse_agent.runtime.tflite_runtime",
+}
 """Runtime → the module that brings it behind `Runtime`."""
 
 

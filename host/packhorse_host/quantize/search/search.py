@@ -1,0 +1,301 @@
+"""`--recipe auto`: try candidates, the likely ones first, until one settles it or the time is up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeVar
+
+from packhorse_agent.contract.recipe import (
+    CalibrationMethod,
+    DynamicWi8Afp32,
+    Fp16,
+    Fp32,
+    MixedWi8Ai8,
+    Recipe,
+    StaticWi8Ai8,
+    WeightOnlyWi8Afp32,
+)
+from packhorse_agent.runtime.errors import ModelLoadError
+from packhorse_host.quantize.errors import ModelError
+from packhorse_host.quantize.graph import KernelCounts
+from packhorse_host.quantize.search.bench import Bench, Layer, Point, StaticRecipe
+from packhorse_host.quantize.search.labels import label
+from packhorse_host.quantize.search.plan import (
+    NEGLIGIBLE,
+    Sensitivity,
+    by_operator,
+    greedy,
+    measure,
+    shortest_prefix,
+)
+from packhorse_host.quantize.search.policy import (
+    Budget,
+    Preference,
+    closeness,
+    front,
+    is_quantized,
+    pick,
+)
+
+COMPUTE_OPERATORS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+PRODUCTS: Final = frozenset({"Gemm", "MatMul"})
+"""What dynamic quantization speeds up."""
+MOST: Final = 0.5
+"""From this share on something is what a model mostly consists of, or mostly suffers from."""
+PLANNING_SHARE: Final = 0.25
+HOPELESS_DAMAGE: Final = 1e9
+"""Stands for layers that cannot be quantized at all."""
+
+Announce = Callable[[str], None]
+Clock = Callable[[], float]
+_Static = TypeVar("_Static", StaticWi8Ai8, MixedWi8Ai8)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is looked for, and for how long."""
+
+    budget: Budget = field(default_factory=Budget)
+    preference: Preference = Preference.SPEED
+    thorough: bool = False
+    """Try all there is, also after a candidate has settled it."""
+    seconds: float = 60.0
+    """After which no further candidate begins; FP32 and the first one are always tried."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What was found, and how."""
+
+    recipe: Recipe
+    why: str
+    """The policy's reason, without measured figures."""
+    tried: tuple[Point, ...]
+    """In order; the first is FP32."""
+    sensitivities: tuple[Sensitivity, ...]
+    """By which a mixed plan was made, the first to stay in float first; empty where none was needed."""
+    out_of_time: bool
+
+    @property
+    def front(self) -> tuple[Point, ...]:
+        """Those that no other beats."""
+        return front(self.tried)
+
+
+def search(
+    bench: Bench,
+    first: Recipe,
+    static: StaticWi8Ai8 | None,
+    goal: Goal,
+    announce: Announce,
+    clock: Clock = time.monotonic,
+) -> SearchResult:
+    """Find a recipe that holds the budget; see `policy.pick` for which is taken of several.
+
+    Args:
+        bench: tries recipes on the model.
+        first: what the profile prefers; taken at once when it settles the matter.
+        static: what candidates with calibration start from; None where there is nothing to calibrate with.
+        goal: budget, preference and time.
+        announce: hears of every candidate and why it is tried.
+        clock: seconds, monotonic.
+    """
+    hunt = _Hunt(bench, goal, announce, clock)
+    out_of_time = False
+    try:
+        hunt.run(first, static)
+    except _TimeUpError:
+        out_of_time = True
+    if isinstance(first, Fp32) and len(hunt.points) == 1:
+        best, why = hunt.points[0], "fp32: the profile prefers it"
+    else:
+        best, why = pick(hunt.points, goal.budget, goal.preference)
+    return SearchResult(best.recipe, why, tuple(hunt.points), tuple(hunt.sensitivities), out_of_time)
+
+
+class _TimeUpError(Exception):
+    """No further candidate may begin."""
+
+
+class _Hunt:
+    def __init__(self, bench: Bench, goal: Goal, announce: Announce, clock: Clock) -> None:
+        self._bench = bench
+        self._goal = goal
+        self._announce = announce
+        self._clock = clock
+        self._deadline = clock() + goal.seconds
+        self.points: list[Point] = []
+        self.sensitivities: list[Sensitivity] = []
+
+    def run(self, first: Recipe, static: StaticWi8Ai8 | None) -> None:
+        self._measured(Fp32())
+        if not isinstance(first, Fp32):
+            self._try(first, "what the profile prefers", always=True)
+        if not self._goal.thorough and (isinstance(first, Fp32) or self._settled):
+            return
+        layers = self._bench.layers()
+        if _share(layers, PRODUCTS) >= MOST:
+            self._try(DynamicWi8Afp32(), "most of the model is matrix products")
+        if static is not None and not self._done:
+            self._static(static, layers)
+        if self._goal.thorough or self._goal.preference is Preference.SIZE or not self._accurate:
+            self._try(WeightOnlyWi8Afp32(), "a quarter of the size, in floating point")
+            self._try(Fp16(), "half of the size")
+
+    def _static(self, static: StaticWi8Ai8, layers: Sequence[Layer]) -> None:
+        start = self._try(static, "ranges from calibration")
+        products = _only(static, layers, COMPUTE_OPERATORS)
+        if start.score is None or (self._accurate and not self._goal.thorough):
+            if products is not None:
+                self._try(products, "only what multiplies: the fewest operators that pay")
+            return
+        blame = self._blame(static, layers)
+        elsewhere = sum(each.damage for each in blame if each.layers[0].operator not in COMPUTE_OPERATORS)
+        repairs = [self._repair_operators, self._repair_ranges]
+        if elsewhere < MOST * sum(each.damage for each in blame):
+            repairs.reverse()
+        for repair in repairs:
+            if self._accurate and not self._goal.thorough:
+                return
+            repair(static, blame)
+        if not self._accurate or self._goal.thorough:
+            self._mix(layers)
+
+    def _repair_ranges(self, static: StaticWi8Ai8, blame: Sequence[Sensitivity]) -> None:
+        for recipe, reason in self._range_repairs(static):
+            if self._try(recipe, reason).holds and not self._goal.thorough:
+                return
+
+    def _range_repairs(self, static: StaticWi8Ai8) -> Iterator[tuple[Recipe, str]]:
+        for method in (CalibrationMethod.PERCENTILE, CalibrationMethod.MSE, CalibrationMethod.ENTROPY):
+            if method is not static.calibration:
+                yield static.model_copy(update={"calibration": method}), "perhaps outliers stretch the ranges"
+        base = self._best_static(StaticWi8Ai8) or static
+        equalized = base.model_copy(update={"equalize": True})
+        yield equalized, "perhaps channels differ too much in scale"
+        base = self._best_static(StaticWi8Ai8) or static
+        yield base.model_copy(update={"correct_bias": True}), "perhaps rounding shifts the channels' means"
+        yield equalized.model_copy(update={"correct_bias": True}), "both"
+
+    def _blame(self, static: StaticWi8Ai8, layers: Sequence[Layer]) -> list[Sensitivity]:
+        """Sensitivity of each operator type."""
+        types = by_operator(_within(static, layers))
+        self._announce(f"measuring how much each of {len(types)} operator types hurts")
+        return measure(types, lambda group: self._damage(static, group), lambda: True)
+
+    def _repair_operators(self, static: StaticWi8Ai8, blame: Sequence[Sensitivity]) -> None:
+        """Leave whole operator types in float, as few as it takes."""
+        total = sum(each.damage for each in blame)
+        order = [each for each in greedy(blame) if each.damage > NEGLIGIBLE * total][: len(blame) - 1]
+
+        def holds(length: int) -> bool:
+            dropped = {each.layers[0].operator for each in order[:length]}
+            kept = [layer for each in blame for layer in each.layers if layer.operator not in dropped]
+            recipe = static.model_copy(update={"operators": _operators(kept)})
+            return self._try(recipe, f"{', '.join(sorted(dropped))} hurt most").holds
+
+        if order:
+            shortest_prefix(len(order), holds)
+
+    def _mix(self, layers: Sequence[Layer]) -> None:
+        """Leave single layers in float, as few as it takes."""
+        base = self._best_static(StaticWi8Ai8)
+        if base is None:
+            return
+        inside = _within(base, layers)
+        self._announce(f"measuring how much each of {len(inside)} layers hurts with {label(base)}")
+        groups = by_operator(inside)
+        self.sensitivities = greedy(measure(groups, lambda group: self._damage(base, group), self._is_late))
+        length = len(self.sensitivities) - 1
+        if length > 0:
+            shortest_prefix(length, lambda steps: self._try(self._mixed(base, steps), "by sensitivity").holds)
+
+    def _mixed(self, base: StaticWi8Ai8, steps: int) -> MixedWi8Ai8:
+        nodes = sorted(node for each in self.sensitivities[:steps] for node in each.nodes)
+        return MixedWi8Ai8(**(base.model_dump(exclude={"name"}) | {"float_nodes": tuple(nodes)}))
+
+    def _damage(self, base: StaticRecipe, group: Sequence[Layer]) -> float:
+        try:
+            found = self._bench.damage(base, frozenset(node for layer in group for node in layer.nodes))
+        except (ModelError, ModelLoadError):
+            return HOPELESS_DAMAGE
+        return min(found, HOPELESS_DAMAGE)
+
+    def _is_late(self) -> bool:
+        # What is known by then has to do: a quarter of the time is for trying plans.
+        return self._clock() > self._deadline - self._goal.seconds * PLANNING_SHARE
+
+    def _try(self, recipe: Recipe, reason: str, *, always: bool = False) -> Point:
+        known = next((point for point in self.points if point.recipe == recipe), None)
+        if known is not None:
+            return known
+        if not always and self._clock() >= self._deadline:
+            raise _TimeUpError
+        self._announce(f"candidate {len(self.points)}: {label(recipe)} ({reason})")
+        return self._measured(recipe)
+
+    def _measured(self, recipe: Recipe) -> Point:
+        try:
+            point = self._point(recipe)
+        except (ModelError, ModelLoadError) as error:
+            if isinstance(recipe, Fp32):
+                raise
+            point = Point(recipe, None, 0, KernelCounts(0, 0), None, holds=False, fault=str(error))
+        self.points.append(point)
+        return point
+
+    def _point(self, recipe: Recipe) -> Point:
+        bench = self._bench
+        score, size_bytes, kernels = bench.score(recipe), bench.size_bytes(recipe), bench.kernels(recipe)
+        fp32_bytes = bench.size_bytes(Fp32())
+        quantized = is_quantized(recipe, kernels.integer, size_bytes, fp32_bytes)
+        holds = quantized and self._goal.budget.holds(score)
+        point = Point(recipe, score, size_bytes, kernels, None, holds)
+        raced = holds and not isinstance(recipe, Fp32)
+        return replace(point, race=bench.race(recipe)) if raced else point
+
+    def _best_static(self, kind: type[_Static]) -> _Static | None:
+        best: tuple[tuple[float, float], _Static] | None = None
+        for point in self.points:
+            if isinstance(point.recipe, kind) and point.score is not None:
+                ahead = best is None or closeness(point) > best[0]
+                best = (closeness(point), point.recipe) if ahead else best
+        return None if best is None else best[1]
+
+    @property
+    def _accurate(self) -> bool:
+        """Whether something with static ranges holds the budget."""
+        return any(point.holds and isinstance(point.recipe, StaticWi8Ai8) for point in self.points)
+
+    @property
+    def _settled(self) -> bool:
+        """Whether a candidate holds the budget, runs in integers throughout, and is not slower than FP32."""
+        return any(point.holds and point.integer_share == 1 and not point.slower for point in self.points)
+
+    @property
+    def _done(self) -> bool:
+        return self._settled and not self._goal.thorough
+
+
+def _within(recipe: StaticRecipe, layers: Sequence[Layer]) -> list[Layer]:
+    return [layer for layer in layers if recipe.operators is None or layer.operator in recipe.operators]
+
+
+def _only(static: StaticWi8Ai8, layers: Sequence[Layer], wanted: frozenset[str]) -> StaticWi8Ai8 | None:
+    """With layers of the wanted operators alone; None where there are none, or no others."""
+    inside = _within(static, layers)
+    kept = [layer for layer in inside if layer.operator in wanted]
+    if not kept or _operators(kept) == _operators(inside):
+        return None
+    return static.model_copy(update={"operators": _operators(kept)})
+
+
+def _operators(layers: Sequence[Layer]) -> tuple[str, ...]:
+    return tuple(sorted({operator for layer in layers for operator in layer.operators}))
+
+
+def _share(layers: Sequence[Layer], operators: frozenset[str]) -> float:
+    total = sum(layer.cost for layer in layers)
+    return sum(layer.cost for layer in layers if layer.operator in operators) / total if total else 0.0

@@ -16,11 +16,12 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from packhorse_agent.link.backoff import Backoff
+from packhorse_agent.link.client import LinkClient
 from packhorse_agent.link.settings import (
     LinkDown,
     LinkEvent,
@@ -41,7 +42,7 @@ _MAX_QUEUED = 1000
 """Messages at QoS 1 that wait for the broker's acknowledgement."""
 
 _MAX_BACKLOG = 64
-"""Messages of any kind that are not written yet; 4 MiB of chunks."""
+"""Messages at QoS 0 that are not written yet; 4 MiB of chunks."""
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class MqttLink:
         self._post = post
         self._backoff = backoff
         self._where = f"broker at {settings.host}:{settings.port}"
-        self._client: paho.Client | None = None
+        self._client: LinkClient | None = None
         self._connected = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mqtt-link", daemon=True)
@@ -65,8 +66,6 @@ class MqttLink:
         self._answered = self._proven = self._wrong_version = False
         self._down_reason = ""
         self._subscribe_mid: int | None = None
-        self._backlog_lock = threading.Lock()
-        self._backlog = 0
 
     @property
     def connected(self) -> bool:
@@ -76,7 +75,8 @@ class MqttLink:
     @property
     def ready(self) -> bool:
         """Whether it takes more without piling it up in memory: connected, and most of it is written."""
-        return self.connected and self._backlog < _MAX_BACKLOG
+        client = self._client
+        return client is not None and self.connected and client.backlog() < _MAX_BACKLOG
 
     def start(self) -> None:
         """Begin to connect, in the background."""
@@ -98,15 +98,7 @@ class MqttLink:
         client = self._client
         if client is None or not self.connected:
             return False
-        self._count(1)
-        taken = client.publish(topic, payload, qos, retain).rc == paho.MQTT_ERR_SUCCESS
-        if not taken:
-            self._count(-1)
-        return taken
-
-    def _count(self, step: int) -> None:
-        with self._backlog_lock:
-            self._backlog = max(self._backlog + step, 0)
+        return client.send(topic, payload, qos, retain)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -119,7 +111,6 @@ class MqttLink:
 
     def _connect_once(self) -> None:
         self._answered = self._wrong_version = False
-        self._backlog = 0
         self._down_reason = f"{self._where} closed the connection without an answer{self._hint()}"
         try:
             self._client = client = self._make_client()
@@ -152,17 +143,10 @@ class MqttLink:
                 self._down_reason = f"{self._where} {what} within {self._settings.connect_timeout_s:.0f} s"
                 return
 
-    def _make_client(self) -> paho.Client:
+    def _make_client(self) -> LinkClient:
         settings = self._settings
-        plain = self._protocol is MQTTProtocolVersion.MQTTv311
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            # NATS refuses a dot in a client id; '~' stands in no name, so ids stay distinct.
-            client_id=settings.client_id.replace(".", "~"),
-            protocol=self._protocol,
-            clean_session=True if plain else None,
-            reconnect_on_failure=False,
-        )
+        # NATS refuses a dot in a client id; '~' stands in no name, so ids stay distinct.
+        client = LinkClient(settings.client_id.replace(".", "~"), self._protocol, self._deliver)
         client.connect_timeout = settings.connect_timeout_s
         client.max_queued_messages_set(_MAX_QUEUED)
         client.username_pw_set(settings.username, settings.password)
@@ -176,8 +160,6 @@ class MqttLink:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_subscribe = self._on_subscribe
-        client.on_publish = self._on_publish
-        client.on_message = self._on_message
         return client
 
     def _drop_client(self) -> None:
@@ -243,17 +225,8 @@ class MqttLink:
         if self._connected.is_set():
             self._down_reason = f"connection to the {self._where} lost: {code}"
 
-    def _on_publish(
-        self, _client: paho.Client, _data: Any, _mid: int, _code: ReasonCode, _properties: Any
-    ) -> None:
-        self._count(-1)
-
-    def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
-        try:
-            topic = message.topic
-        except UnicodeDecodeError:
-            return
-        self._tell(Message(topic, bytes(message.payload)))
+    def _deliver(self, topic: str, payload: bytes) -> None:
+        self._tell(Message(topic, payload))
 
 
 def _farewell(client: paho.Client, will: Retained) -> None:

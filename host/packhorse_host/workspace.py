@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -202,9 +202,12 @@ class Workspace:
         """SQLAlchemy's address of the database."""
         return self.settings.database.url or f"sqlite:///{self.folder / 'database.sqlite'}"
 
-    def repository(self, clock: Callable[[], datetime] = utc_now) -> Repository:
-        """The fleet's repository, with the keys of this workspace."""
-        return Repository(self.repository_folder, KeyRing(self.keys_folder), self.fleet, clock)
+    def repository(
+        self, clock: Callable[[], datetime] = utc_now, keys_elsewhere: Sequence[Path] = ()
+    ) -> Repository:
+        """The fleet's repository, with the keys of this workspace and those that lie elsewhere."""
+        keys = KeyRing(self.keys_folder, elsewhere=keys_elsewhere)
+        return Repository(self.repository_folder, keys, self.fleet, clock)
 
     def broker_ca_pem(self) -> str | None:
         """What devices check the broker's certificate with; None without TLS.

@@ -24,6 +24,7 @@ COMMANDS: tuple[CommandEntry, ...] = (
     CommandEntry("profile", f"{_CLI}.profile", "app", "List, show and check device profiles."),
     CommandEntry("init", f"{_CLI}.init", "init", "Make a workspace: keys, repository, configuration."),
     CommandEntry("publish", f"{_CLI}.publish", "publish", "Sign bundles into the workspace's repository."),
+    CommandEntry("trust", f"{_CLI}.trust", "app", "Show, renew and replace signatures and keys."),
     CommandEntry("device", f"{_CLI}.device", "app", "Enroll, list, show and remove devices."),
     CommandEntry("rollout", f"{_CLI}.rollout", "app", "Start, watch, pause and abort rollouts."),
     CommandEntry("serve", f"{_CLI}.serve", "serve", "Run the controller of a fleet."),

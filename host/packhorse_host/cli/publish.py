@@ -23,8 +23,12 @@ def publish(
     Example:
       packhorse publish -w fleet bundles/detector-1.0-*
     """
+    from packhorse_host.errors import NotFoundError
     from packhorse_host.workspace import Workspace
 
+    for folder in bundle:
+        if not folder.exists():
+            raise NotFoundError(f"{folder}: there is no such bundle")
     repository = Workspace.find(workspace).repository()
     refs = repository.publish(bundle, passphrase_source(passphrase_file))
     if as_json:

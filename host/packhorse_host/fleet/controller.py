@@ -11,7 +11,7 @@ import queue
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from typing import Any
 
 from pydantic import ValidationError
@@ -35,6 +35,7 @@ from packhorse_host.fleet.devices import load_devices, set_online
 from packhorse_host.fleet.model import FleetDevice, RolloutProgress, RolloutRecord
 from packhorse_host.fleet.planner import build_document, count_phase, plan
 from packhorse_host.repository import Repository
+from packhorse_host.repository.standing import warnings
 from packhorse_host.telemetry.ingest import Ingest
 
 _TURN_S = 0.25
@@ -84,6 +85,8 @@ class Controller:
         self._planned: object = None
         self._next_turn_s = self._next_refresh_s = self._next_broker_s = 0.0
         self._troubles: dict[str, str] = {}
+        self._expiry_looked_at: date | None = None
+        """Once a day people are told what they have to renew."""
 
     def request_stop(self) -> None:
         """End the loop soon; safe from a signal handler."""
@@ -174,7 +177,7 @@ class Controller:
         if now_s >= self._next_refresh_s:
             self._next_refresh_s = now_s + _REFRESH_S
             now = datetime.now(timezone.utc)
-            self._survives("signing anew", lambda: self._parts.repository.refresh(now))
+            self._survives("signing anew", lambda: self._look_after_signatures(now))
         if now_s >= self._next_turn_s:
             worked = self._survives("a turn", lambda: self.take_turn(time.time()))
             self._next_turn_s = now_s + (_TURN_S if worked else _PAUSE_S)
@@ -183,6 +186,13 @@ class Controller:
         if self._parts.broker is not None and self._parts.broker.poll() is PollResult.RESTARTED:
             _log.warning("the broker had died and was started again")
             self._published_version = None
+
+    def _look_after_signatures(self, now: datetime) -> None:
+        self._parts.repository.refresh(now)
+        if self._expiry_looked_at != now.date():
+            self._expiry_looked_at = now.date()
+            for text in warnings(self._parts.repository.standings(), now).values():
+                _log.warning("%s", text)
 
     def take_turn(self, now_unix_s: float) -> None:
         """Plan one step, sign what changed, publish what was signed."""

@@ -13,6 +13,8 @@ from packhorse_host.repository.keyring import KeyRing, never_ask
 from packhorse_host.repository.metadata import Lifetimes
 from packhorse_host.repository.release_info import ReleaseInfo
 from packhorse_host.repository.repository import KeyPlan, Repository
+from packhorse_host.repository.rotation import Rotation
+from packhorse_host.repository.standing import RoleStanding
 
 __all__ = [
     "BelowMinimumError",
@@ -25,6 +27,8 @@ __all__ = [
     "ReleaseInfo",
     "ReleaseTakenError",
     "Repository",
+    "RoleStanding",
+    "Rotation",
     "TooLargeError",
     "WrongPassphraseError",
     "never_ask",

@@ -14,7 +14,13 @@ from packhorse_agent.trust.release import ISSUED_AT_FIELD
 from packhorse_host.errors import ConfigError
 from packhorse_host.repository.content import ContentFolder
 from packhorse_host.repository.keyring import ONLINE_KEYS, KeyRing
-from packhorse_host.repository.metadata import Lifetimes, MetadataFolder, describe_target, tuf_date
+from packhorse_host.repository.metadata import (
+    ROOT_VERSION_FIELD,
+    Lifetimes,
+    MetadataFolder,
+    describe_target,
+    tuf_date,
+)
 
 ROLLOUTS_PATHS = ("rollouts/*", "assignments/*")
 ROOT_KEYS_MAX = 16
@@ -34,13 +40,20 @@ class KeyPlan:
     """None: offline keys are not encrypted."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.root_threshold <= self.root_keys <= ROOT_KEYS_MAX:
-            text = (
-                f"{self.root_threshold} of {self.root_keys} root keys cannot be: 1 to {ROOT_KEYS_MAX} keys, "
-            )
-            raise ConfigError(text + "and a threshold from 1 to their number")
+        check_root_plan(self.root_keys, self.root_threshold)
         if self.passphrase == "":
             raise ConfigError("the passphrase is empty; `--unencrypted-keys` says so openly")
+
+
+def check_root_plan(keys: int, threshold: int) -> None:
+    """See that so many root keys can be, and so many of them sign.
+
+    Raises:
+        ConfigError: the numbers do not fit.
+    """
+    if not 1 <= threshold <= keys <= ROOT_KEYS_MAX:
+        text = f"{threshold} of {keys} root keys cannot be: 1 to {ROOT_KEYS_MAX} keys, "
+        raise ConfigError(text + "and a threshold from 1 to their number")
 
 
 @dataclass(frozen=True)
@@ -95,7 +108,11 @@ def found_repository(
     }
     snapshot = Snapshot(expires=expires["snapshot"], meta=meta)
     snapshot_meta = metadata.write_versioned("snapshot", snapshot, [keys.snapshot])
-    timestamp = Timestamp(expires=expires["timestamp"], snapshot_meta=snapshot_meta)
+    timestamp = Timestamp(
+        expires=expires["timestamp"],
+        snapshot_meta=snapshot_meta,
+        unrecognized_fields={ROOT_VERSION_FIELD: root.version},
+    )
     metadata.write_timestamp(timestamp, keys.timestamp)
 
 

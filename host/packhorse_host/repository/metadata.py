@@ -1,7 +1,8 @@
 """Signed metadata on the disk: versioned files that never change, and `timestamp.json`, which is replaced.
 
 Writing `timestamp.json` is the moment at which a change becomes real; everything else is written before it.
-A version number that a killed writer has used is never used again.
+A version number that a killed writer has used is never used again. Roots are the exception, since their
+numbers must have no gap: the timestamp says which root is the current one, and nobody is given a later file.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from packhorse_host.repository.content import index_digests
 from packhorse_host.repository.errors import DamagedRepositoryError, TooLargeError
 
 TIMESTAMP_FILE = "timestamp.json"
+ROOT_VERSION_FIELD = "packhorse_root_version"
+"""In the timestamp: the current root. Devices do not read it, they follow the chain."""
+
 VERSIONS_KEPT = 4
 """Of snapshot and rollouts: a device may still be pulling the ones before."""
 
@@ -92,7 +96,7 @@ class MetadataFolder:
             file.removesuffix(".json"): parse_metadata(Targets, self.read(f"{meta.version}.{file}"), file)
             for file, meta in snapshot.meta.items()
         }
-        root_file = f"{self.root_versions()[-1]}.root.json"
+        root_file = f"{self._root_version(timestamp)}.root.json"
         root = parse_metadata(Root, self.read(root_file), root_file)
         return State(root, timestamp, timestamp_bytes, snapshot, roles)
 
@@ -107,16 +111,18 @@ class MetadataFolder:
         except OSError as error:
             raise DamagedRepositoryError(f"{self.folder / name}: {error.strerror}") from error
 
-    def root_versions(self) -> list[int]:
-        """Versions of the root, oldest first.
+    def root_chain(self, current: int) -> list[int]:
+        """Versions of the root up to the current one, oldest first."""
+        return sorted(version for version in self._versions().get("root", ()) if version <= current)
 
-        Raises:
-            DamagedRepositoryError: there is none.
-        """
-        versions = sorted(self._versions().get("root", ()))
+    def _root_version(self, timestamp: Timestamp) -> int:
+        stated = timestamp.unrecognized_fields.get(ROOT_VERSION_FIELD)
+        if isinstance(stated, int):
+            return stated
+        versions = self._versions().get("root", ())
         if not versions:
             raise DamagedRepositoryError(f"{self.folder} holds no root metadata")
-        return versions
+        return max(versions)
 
     def next_version(self, role: str) -> int:
         """A number that no file of this role has; the current one is always here."""

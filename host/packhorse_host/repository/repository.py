@@ -49,7 +49,15 @@ from packhorse_host.repository.publishing import (
     unpublished,
 )
 from packhorse_host.repository.release_info import ReleaseInfo, published_releases
+from packhorse_host.repository.rotation import (
+    Rotation,
+    open_keys_to_renew,
+    open_keys_to_rotate,
+    renew,
+    rotate,
+)
 from packhorse_host.repository.signers import Signers
+from packhorse_host.repository.standing import RoleStanding, role_standings
 from packhorse_host.repository.transaction import Transaction, prune
 from packhorse_host.repository.trust_set import build_trust_set
 from packhorse_host.repository.writer_lock import writer_lock
@@ -151,6 +159,45 @@ class Repository:
                 raise RefusedError(f"no published release of {model} would be left at or above {version}")
             change.role(role).unrecognized_fields[MINIMUM_VERSION_FIELD] = version
 
+    def standings(self) -> list[RoleStanding]:
+        """Until when each role holds, and which keys are at hand.
+
+        Raises:
+            DamagedRepositoryError: metadata is missing or cannot be read.
+        """
+        return role_standings(self._metadata.load(), self._keys)
+
+    def renew(self, roles: Sequence[str], ask: Ask = never_ask) -> None:
+        """Sign roles anew as they are, so that they hold for another lifetime.
+
+        Raises:
+            NotFoundError: there is no such role.
+            MissingKeyError, WrongPassphraseError: nothing was changed.
+        """
+        signers, state = Signers(self._keys, ask), self._metadata.load()
+        open_keys_to_renew(roles, state, signers)
+        with self._changing(signers) as change:
+            renew(roles, change)
+
+    def rotate(self, rotation: Rotation, ask: Ask = never_ask) -> None:
+        """Replace keys by new ones; devices refuse the old ones as soon as they have taken the change in.
+
+        Raises:
+            NotFoundError: there is no such role.
+            MissingKeyError, WrongPassphraseError: a key that has to sign for it; nothing was changed.
+        """
+        signers, state = Signers(self._keys, ask), self._metadata.load()
+        open_keys_to_rotate(rotation, state, signers)
+        with self._changing(signers) as change:
+            rotate(rotation, change)
+        for name in rotation.surplus_keys():
+            self._keys.discard(name)
+
+    def root_plan(self) -> tuple[int, int]:
+        """How many root keys there are, and how many of them must sign."""
+        role = self._metadata.load().root.roles["root"]
+        return len(role.keyids), role.threshold
+
     def releases(self) -> list[ReleaseInfo]:
         """All published bundles, by model, version, profile, recipe."""
         return published_releases(self._metadata.load())
@@ -210,7 +257,7 @@ class Repository:
 
     def root_metadata(self) -> bytes:
         """The newest root: the trust anchor of a device that is enrolled now."""
-        return self._metadata.read(f"{self._metadata.root_versions()[-1]}.root.json")
+        return self._metadata.read(f"{self._metadata.load().root.version}.root.json")
 
     def version(self) -> int:
         """Grows with everything that is signed; cheap.
@@ -322,10 +369,16 @@ class Repository:
     def _changing(self, signers: Signers, now: datetime | None = None) -> Iterator[Transaction]:
         """The state, locked; committed at the end unless an exception leaves the block."""
         with writer_lock(self._folder / "write.lock", _WAIT_S):
-            state = self._metadata.load()
+            state, version = self._metadata.load(), self.version()
             change = Transaction(self._metadata, state, signers, self._lifetimes, now or self._clock())
-            yield change
-            change.commit()
+            try:
+                yield change
+                change.commit()
+            except BaseException:
+                if self.version() == version:
+                    signers.discard_fresh()
+                raise
+            signers.keep_fresh()
             try:
                 prune(self._metadata, self._content, state, self._disk)
             except (EnvironmentFaultError, DamagedRepositoryError) as error:

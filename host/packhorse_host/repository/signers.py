@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Role
 
+from packhorse_host.repository.errors import MissingKeyError
 from packhorse_host.repository.keyring import Ask, KeyRing, never_ask
 from packhorse_host.repository.metadata import State
 
@@ -17,6 +19,8 @@ class Signers:
         self._keys = keys
         self._ask = ask
         self._opened: dict[str, CryptoSigner] = {}
+        self._root: dict[str, CryptoSigner] = {}
+        self._fresh: list[str] = []
 
     def of_role(self, role: str, state: State) -> CryptoSigner:
         """The key that signs a role.
@@ -39,8 +43,56 @@ class Signers:
             self._opened[role] = self._keys.create(role, passphrase)
         return self._open(role, keyids)
 
+    def of_root(self, role: Role) -> list[CryptoSigner]:
+        """As many keys as must sign for a root with this role.
+
+        Raises:
+            MissingKeyError: not enough of them are at hand.
+            WrongPassphraseError: one does not open.
+        """
+        wanted = set(role.keyids)
+        if len(wanted & self._root.keys()) < role.threshold:
+            for signer in self._keys.root_signers(wanted, self._ask):
+                self._root[signer.public_key.keyid] = signer
+                if len(wanted & self._root.keys()) >= role.threshold:
+                    break
+        found = [signer for keyid, signer in sorted(self._root.items()) if keyid in wanted]
+        if len(found) < role.threshold:
+            raise MissingKeyError(
+                f"{role.threshold} root keys must sign and {len(found)} of them are here: "
+                "name the folders of the others with --keys"
+            )
+        return found
+
+    def replace(self, name: str, keyids: Collection[str], passphrase: str | None) -> CryptoSigner:
+        """Make a key that takes the place of another once `keep_fresh` says so.
+
+        Raises:
+            StorageFullError, StorageFaultError: it could not be written.
+        """
+        self._keys.recover(name, keyids, self._ask)
+        self._fresh.append(name)
+        signer = self._keys.create_next(name, passphrase)
+        if name.startswith("root-"):
+            self._root[signer.public_key.keyid] = signer
+        else:
+            self._opened[name] = signer
+        return signer
+
+    def keep_fresh(self) -> None:
+        """The metadata trusts the keys that were made: they take their names."""
+        while self._fresh:
+            self._keys.promote(self._fresh.pop())
+
+    def discard_fresh(self) -> None:
+        """Nothing came of it: forget the keys that were made."""
+        while self._fresh:
+            self._keys.discard_next(self._fresh.pop())
+
     def _open(self, name: str, keyids: Collection[str]) -> CryptoSigner:
-        if name not in self._opened:
-            known = self._keys.signer_for(name, keyids, self._ask) if keyids else None
-            self._opened[name] = known or self._keys.signer(name, self._ask)
-        return self._opened[name]
+        known = self._opened.get(name)
+        # Between opening and signing another process may have replaced the key.
+        if known is None or (keyids and known.public_key.keyid not in keyids):
+            opened = self._keys.signer_for(name, keyids, self._ask) if keyids else None
+            known = self._opened[name] = opened or self._keys.signer(name, self._ask)
+        return known

@@ -27,7 +27,7 @@ def build_trust_set(metadata: MetadataFolder, content: ContentFolder) -> bytes:
         DamagedRepositoryError: metadata is missing or cannot be read.
     """
     state = metadata.load()
-    files = _root_chain(metadata)
+    files = _root_chain(metadata, state.root.version)
     files[TIMESTAMP_FILE] = state.timestamp_bytes
     used = _FRAME_HEAD_BYTES + sum(_framed_bytes(name, data) for name, data in files.items())
     for name, data in _by_priority(metadata, content, state):
@@ -38,9 +38,9 @@ def build_trust_set(metadata: MetadataFolder, content: ContentFolder) -> bytes:
     return encode_trust_set(files)
 
 
-def _root_chain(metadata: MetadataFolder) -> dict[str, bytes]:
+def _root_chain(metadata: MetadataFolder, current: int) -> dict[str, bytes]:
     chain: dict[str, bytes] = {}
-    for version in reversed(metadata.root_versions()[-ROOT_CHAIN_MAX_FILES:]):
+    for version in reversed(metadata.root_chain(current)[-ROOT_CHAIN_MAX_FILES:]):
         data = metadata.read(f"{version}.root.json")
         if chain and sum(map(len, chain.values())) + len(data) > ROOT_CHAIN_MAX_BYTES:
             break

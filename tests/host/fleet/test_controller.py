@@ -6,6 +6,7 @@ import itertools
 import queue
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +212,24 @@ def test_a_broker_that_keeps_dying_ends_the_controller(desk: Desk) -> None:
     desk.broker.answers = [BrokerCrashLoopError("died 6 times")]
     with pytest.raises(BrokerCrashLoopError):
         desk.run(UP, until=lambda: False)
+
+
+def test_what_expires_soon_is_said_once_a_day(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("packhorse_host.fleet.controller._REFRESH_S", 0.0)
+    monkeypatch.setattr("packhorse_host.fleet.controller._TURN_S", 0.0)
+    days = itertools.chain([0, 0, 0, 340, 340, 341], itertools.repeat(341))
+    looked = itertools.count()
+
+    class Calendar(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(days=next(days))
+
+    monkeypatch.setattr("packhorse_host.fleet.controller.datetime", Calendar)
+    desk.run(UP, until=lambda: next(looked) > 8)
+    said = [text for text in caplog.messages if "trust renew" in text]
+    assert len(said) == 2
+    assert "targets expires in 24 days" in said[0]
+    assert "targets expires in 23 days" in said[1]

@@ -113,9 +113,12 @@ def test_publish_without_a_workspace() -> None:
     assert run("publish", make_bundle(Path("bundle"))) == ExitCode.NOT_FOUND
 
 
-def test_publish_of_what_is_no_bundle_or_a_broken_one() -> None:
+def test_publish_of_what_is_no_bundle_or_a_broken_one(capsys: pytest.CaptureFixture[str]) -> None:
     run("init", "fleet", "--unencrypted-keys")
-    assert run("publish", "-w", "fleet", "missing") == ExitCode.BAD_INPUT
+    assert run("publish", "-w", "fleet", "missing") == run("inspect", "missing") == ExitCode.NOT_FOUND
+    assert "missing: there is no such bundle" in capsys.readouterr().err
+    Path("empty").mkdir()
+    assert run("publish", "-w", "fleet", "empty") == run("inspect", "empty") == ExitCode.BAD_INPUT
     bundle = make_bundle(Path("bundle"))
     (bundle / "model.onnx").write_bytes(b"changed")
     assert run("publish", "-w", "fleet", bundle) == ExitCode.UNTRUSTED

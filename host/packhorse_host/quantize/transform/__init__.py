@@ -1,0 +1,1 @@
+"""Float graphs rewritten so that they quantize better, and quantized ones put right afterwards."""

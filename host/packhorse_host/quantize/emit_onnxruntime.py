@@ -9,32 +9,35 @@ products only.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
+import numpy as np
 import onnx
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QuantFormat,
-    QuantType,
-    quantize_dynamic,
-    quantize_static,
-)
 from onnxruntime.quantization import CalibrationMethod as OrtCalibration
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization.calibrate import TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from packhorse_agent.contract.recipe import (
-    CalibrationMethod,
     DynamicWi8Afp32,
     Fp32,
+    MixedWi8Ai8,
     Recipe,
     StaticWi8Ai8,
+    StaticWi8Ai16,
 )
-from packhorse_agent.runtime.datatypes import Tensors
+from packhorse_host.errors import PackhorseError
 from packhorse_host.evaluate.samples import Samples
+from packhorse_host.quantize.calibrate.collect import collect_ranges
+from packhorse_host.quantize.calibrate.graph import clipped_inputs, range_tensors
+from packhorse_host.quantize.calibrate.observer import Range
 from packhorse_host.quantize.errors import CalibrationNeededError, ModelError
 from packhorse_host.quantize.prepare import compact, prepare
-from packhorse_host.quantize.source import SourceModel
+from packhorse_host.quantize.source import SourceModel, standard_opset
+
+StaticRecipe: TypeAlias = StaticWi8Ai8 | StaticWi8Ai16 | MixedWi8Ai8
 
 INTEGER_OPERATORS: Final = (
     "Add", "AveragePool", "Clip", "Concat", "Conv", "Flatten", "Gather", "Gemm", "GlobalAveragePool",
@@ -46,11 +49,11 @@ INTEGER_OPERATORS: Final = (
 CALIBRATION_BATCH: Final = 32
 """Samples that run at once: bounds the memory that intermediate tensors take."""
 
-_TYPES: Final = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
-_METHODS: Final = {
-    CalibrationMethod.MINMAX: OrtCalibration.MinMax,
-    CalibrationMethod.PERCENTILE: OrtCalibration.Percentile,
-    CalibrationMethod.ENTROPY: OrtCalibration.Entropy,
+_TYPES: Final = {
+    "int8": QuantType.QInt8,
+    "uint8": QuantType.QUInt8,
+    "int16": QuantType.QInt16,
+    "uint16": QuantType.QUInt16,
 }
 _PROBABILITIES: Final = frozenset({"LogSoftmax", "Sigmoid", "Softmax"})
 
@@ -67,64 +70,109 @@ def emit(source: SourceModel, recipe: Recipe, calibration: Samples | None) -> by
     if isinstance(recipe, Fp32):
         return source.data
     if isinstance(recipe, DynamicWi8Afp32):
-        return _quantized(source, _dynamic(recipe))
+        return _emitted(lambda: _dynamic(recipe, source))
+    if not isinstance(recipe, StaticWi8Ai8 | StaticWi8Ai16 | MixedWi8Ai8):
+        raise ModelError(f"recipe {recipe.name} cannot be packed for ONNX Runtime yet")
     if calibration is None:
         raise CalibrationNeededError(f"recipe {recipe.name} needs calibration data")
-    return _quantized(source, _static(recipe, source, calibration))
+    return _emitted(lambda: _static(recipe, source, calibration))
 
 
-_Quantizer = Callable[[Any, Path], None]
+def _emitted(quantize: Callable[[], Any]) -> bytes:
+    try:
+        model = quantize()
+    except (OSError, PackhorseError):
+        raise
+    except Exception as error:  # whatever a quantizer of graphs raises on a graph it does not expect
+        raise ModelError(f"ONNX Runtime does not quantize this model with this data: {error}") from error
+    return compact(model)
 
 
-def _quantized(source: SourceModel, quantizer: _Quantizer) -> bytes:
+def _dynamic(recipe: DynamicWi8Afp32, source: SourceModel) -> Any:
     model = prepare(source)
     with tempfile.TemporaryDirectory(prefix="packhorse-") as folder:
         path = Path(folder) / "quantized.onnx"
-        try:
-            quantizer(model, path)
-        except OSError:
-            raise
-        except Exception as error:  # whatever a quantizer of graphs raises on a graph it does not expect
-            raise ModelError(f"ONNX Runtime does not quantize this model with this data: {error}") from error
-        return compact(onnx.load(path))
-
-
-def _dynamic(recipe: DynamicWi8Afp32) -> _Quantizer:
-    def quantize(model: Any, path: Path) -> None:
         quantize_dynamic(
             model,
             path,
             op_types_to_quantize=list(recipe.operators),
+            nodes_to_exclude=list(_float_nodes(recipe, model.graph)),
             per_channel=recipe.per_channel,
             weight_type=QuantType.QInt8,
         )
+        return onnx.load(path)
 
-    return quantize
+
+def _static(recipe: StaticRecipe, source: SourceModel, calibration: Samples) -> Any:
+    model = prepare(source)
+    operators = list(recipe.operators or INTEGER_OPERATORS)
+    excluded = [*_final_probabilities(model.graph), *_float_nodes(recipe, model.graph)]
+    ranges = collect_ranges(
+        model,
+        range_tensors(model, operators, excluded),
+        calibration,
+        recipe.calibration,
+        recipe.percentile,
+        batch=1 if source.one_at_a_time else CALIBRATION_BATCH,
+        levels=2**16 if recipe.activation_type in ("int16", "uint16") else 2**8,
+    )
+    return _with_pairs(model, recipe, ranges, operators, excluded)
 
 
-def _static(recipe: StaticWi8Ai8, source: SourceModel, calibration: Samples) -> _Quantizer:
-    def quantize(model: Any, path: Path) -> None:
-        quantize_static(
-            model,
-            path,
-            _Reader(calibration, 1 if source.one_at_a_time else CALIBRATION_BATCH),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(recipe.operators or INTEGER_OPERATORS),
-            nodes_to_exclude=_final_probabilities(model.graph),
-            per_channel=recipe.per_channel,
-            reduce_range=recipe.reduce_range,
-            activation_type=_TYPES[recipe.activation_type],
-            weight_type=_TYPES[recipe.weight_type],
-            calibrate_method=_METHODS[recipe.calibration],
-            extra_options={
-                "ActivationSymmetric": recipe.symmetric_activations,
-                "WeightSymmetric": recipe.weight_type == "int8",
-                # Batch by batch: all at once holds every intermediate tensor of every sample in memory.
-                "CalibStridedMinMax": 1,
-            },
+def _with_pairs(
+    model: Any,
+    recipe: StaticRecipe,
+    ranges: Mapping[str, Range],
+    operators: Sequence[str],
+    excluded: Sequence[str],
+) -> Any:
+    """A copy with Q/DQ pairs."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    nodes = [node for node in copy.graph.node if node.op_type in operators and node.name not in excluded]
+    known = dict(ranges)
+    known |= {inner: ranges[outer] for inner, outer in clipped_inputs(copy, nodes).items() if outer in ranges}
+    quantizer = QDQQuantizer(
+        copy,
+        per_channel=recipe.per_channel,
+        reduce_range=recipe.reduce_range,
+        weight_qType=_TYPES[recipe.weight_type],
+        activation_qType=_TYPES[recipe.activation_type],
+        tensors_range=_tensors_data(known),
+        nodes_to_quantize=[],
+        nodes_to_exclude=list(excluded),
+        op_types_to_quantize=list(operators),
+        extra_options={
+            "ActivationSymmetric": recipe.symmetric_activations,
+            "WeightSymmetric": recipe.weight_type == "int8",
+            # The standard Q/DQ knows 16 bits from operator set 21 on, ONNX Runtime's own in any.
+            "UseQDQContribOps": recipe.name == "static_wi8_ai16" and standard_opset(copy) < 21,
+        },
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    return quantizer.model.model
+
+
+def _tensors_data(ranges: Mapping[str, Range]) -> TensorsData:
+    data = {name: (np.float32(found.low), np.float32(found.high)) for name, found in ranges.items()}
+    return TensorsData(OrtCalibration.MinMax, data)
+
+
+def _float_nodes(recipe: Recipe, graph: Any) -> tuple[str, ...]:
+    """The nodes that the recipe leaves in floating point.
+
+    Raises:
+        ModelError: the graph has no such node.
+    """
+    wanted: tuple[str, ...] = getattr(recipe, "float_nodes", ())
+    missing = set(wanted) - {node.name for node in graph.node}
+    if missing:
+        raise ModelError(
+            f"recipe {recipe.name} leaves nodes in floating point that this model does not have: "
+            f"{', '.join(sorted(missing)[:5])}"
         )
-
-    return quantize
+    return wanted
 
 
 def _final_probabilities(graph: Any) -> list[str]:
@@ -135,22 +183,3 @@ def _final_probabilities(graph: Any) -> list[str]:
         for node in graph.node
         if node.op_type in _PROBABILITIES and outputs.intersection(node.output)
     ]
-
-
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Feeds calibration samples in batches; a range counts batches."""
-
-    def __init__(self, samples: Samples, batch: int) -> None:
-        self._samples = samples
-        self._batch = batch
-        self._feeds: Iterator[Tensors] = iter(())
-
-    def __len__(self) -> int:
-        return (self._samples.count + self._batch - 1) // self._batch
-
-    def set_range(self, start_index: int, end_index: int) -> None:
-        first, last = start_index * self._batch, end_index * self._batch
-        self._feeds = self._samples.batches(self._batch, first, last)
-
-    def get_next(self) -> Tensors | None:
-        return next(self._feeds, None)

@@ -5,6 +5,7 @@
     BadInputError
     ├── ModelError                    not an ONNX model, damaged, or of a kind that cannot be packed
     │   └── UnsupportedOperatorError  holds operators that the runtime does not know
+    ├── ActivationError               the float model makes NaN or infinity of the calibration data
     └── UnservedProfileError          no runtime of the profile can be packed for
     ConfigError
     ├── UnknownRecipeError            no recipe has this name
@@ -22,6 +23,10 @@ class ModelError(BadInputError):
 
 class UnsupportedOperatorError(ModelError):
     """The model holds operators that the runtime does not know."""
+
+
+class ActivationError(BadInputError):
+    """The float model makes NaN or infinity of the calibration data."""
 
 
 class UnservedProfileError(BadInputError):

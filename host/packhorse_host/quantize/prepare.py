@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import onnx
-from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+from onnxruntime.quantization.quant_utils import add_infer_metadata, add_pre_process_metadata
 
 from packhorse_host.quantize.errors import ModelError
 from packhorse_host.quantize.graph import Level, all_nodes, optimized
@@ -27,6 +27,7 @@ def prepare(source: SourceModel) -> Any:
     for position, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{position}"
     add_pre_process_metadata(model)
+    add_infer_metadata(model)
     return model
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from packhorse_agent.contract.base import FileName, Name, Sha256Hex, Version, WireDocument, canonical_json
 from packhorse_agent.contract.chunks import index_sizes
@@ -100,19 +100,50 @@ class Interval(WireDocument):
     high: float
 
 
-class Quality(WireDocument):
-    """Paired comparison of FP32 and the quantized model on one labelled data set."""
+BuiltInMetric = Literal[
+    "top1_percent",
+    "top5_percent",
+    "ap50_percent",
+    "ap75_percent",
+    "exact_match_percent",
+    "cer_percent",
+    "cosine_percent",
+    "linear_probe_percent",
+    "frame_accuracy_percent",
+    "auc_percent",
+    "output_sqnr_db",
+    "output_cosine_percent",
+]
+"""Metrics that every packer knows: classification, detection, text, embeddings, frames, free outputs."""
 
-    metric: Literal["top1_percent"]
+OwnMetric = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$", max_length=200)
+]
+"""A metric of the packing side's own, as Python finds it: `package.module:attribute`."""
+
+MetricName = BuiltInMetric | OwnMetric
+
+MetricUnit = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_/]{0,15}$")]
+"""What scores are counted in: `percent`, `db`, or an own metric's unit."""
+
+
+class Quality(WireDocument):
+    """Paired comparison of FP32 and the quantized model on one data set."""
+
+    metric: MetricName
+    unit: MetricUnit = "percent"
+    """Of the scores, the drop and its interval."""
+    higher_is_better: bool = True
     dataset_sha256: Sha256Hex
     samples: Annotated[int, Field(ge=1)]
     fp32: float
     quantized: float
     drop_points: float
-    """`fp32 - quantized`; negative when the quantized model is better."""
+    """What is lost: `fp32 - quantized`, or the reverse where lower is better; negative when the quantized
+    model is better."""
     drop_ci95_points: Interval
-    agreement_percent: float
-    """Share of samples on which both models decide alike."""
+    agreement_percent: Annotated[float, Field(ge=0, le=100)] | None
+    """Share of samples on which both models decide alike; None where the metric knows no decisions."""
 
 
 class Evidence(WireDocument):
@@ -134,6 +165,8 @@ class Evidence(WireDocument):
     calibration_samples: int
     source_sha256: Sha256Hex
     """The model file that was packed."""
+    recipe_reason: Annotated[str, Field(max_length=1_000)] | None = None
+    """Why a search took this recipe, in words without measured latencies; None: it was named by hand."""
 
 
 class Manifest(WireDocument):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -12,15 +12,16 @@ import numpy as np
 
 from packhorse_agent.contract.base import canonical_json
 from packhorse_agent.contract.manifest import ProbeLimits, Quality, RuntimeRequirement
-from packhorse_agent.contract.recipe import Recipe
+from packhorse_agent.contract.recipe import MixedWi8Ai8, Recipe
 from packhorse_agent.runtime.base import Session
 from packhorse_agent.runtime.datatypes import Array
 from packhorse_agent.runtime.golden import GoldenVectors, replay, worst_sqnr_db
 from packhorse_host.bundle.machine import usable_cores
 from packhorse_host.bundle.request import Material, tensor_names
 from packhorse_host.errors import ConfigError
+from packhorse_host.evaluate.compare import compare
 from packhorse_host.evaluate.latency import Race, Run, race
-from packhorse_host.evaluate.quality import compare
+from packhorse_host.evaluate.metrics.classification import Top1
 from packhorse_host.evaluate.runner import open_session, run_all
 from packhorse_host.evaluate.samples import ArraySamples, Samples
 from packhorse_host.evaluate.vectors import (
@@ -33,12 +34,17 @@ from packhorse_host.evaluate.vectors import (
     synthesized,
     vector_count,
 )
-from packhorse_host.quantize.emit_onnxruntime import emit
+from packhorse_host.quantize.emit_onnxruntime import INTEGER_OPERATORS, emit
 from packhorse_host.quantize.errors import ModelError
 from packhorse_host.quantize.graph import Architecture, KernelCounts, count_kernels
+from packhorse_host.quantize.prepare import prepare
+from packhorse_host.quantize.search.bench import Layer, StaticRecipe
+from packhorse_host.quantize.search.layers import layers_of
 
 EVALUATION_BATCH: Final = 32
 RACE_BUDGET_S: Final = 1.0
+SENSITIVITY_SAMPLES: Final = 32
+"""Samples that a layer's damage is measured on: noise power settles long before scores do."""
 
 Announce = Callable[[str], None]
 """Says what is done next."""
@@ -51,6 +57,9 @@ class Variant:
     model: bytes
     golden: GoldenVectors
     sqnr_db: float | None
+    """On the golden vectors, the worst output; None for FP32 itself."""
+    noise_db: float | None
+    """As `sqnr_db`, on all candidates for golden vectors."""
     probe: ProbeLimits
     quality: Quality | None
 
@@ -65,6 +74,7 @@ class Workbench:
         self._variants: dict[bytes, Variant] = {}
         self._kernels: dict[tuple[bytes, Architecture], KernelCounts] = {}
         self._races: dict[tuple[bytes, int], Race] = {}
+        self._damages: dict[tuple[bytes, frozenset[str]], float] = {}
 
     @property
     def vectors_are_synthesized(self) -> bool:
@@ -97,6 +107,38 @@ class Workbench:
             self._races[key] = race(lambda: self._opened(recipe, threads), budget_s=RACE_BUDGET_S)
         return self._races[key]
 
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """What of the model can be quantized."""
+        return layers_of(prepare(self._material.source), INTEGER_OPERATORS)
+
+    def damage(self, recipe: StaticRecipe, quantized: Collection[str]) -> float:
+        """Noise power over signal power of the outputs when only the nodes `quantized` are quantized."""
+        key = canonical_json(recipe), frozenset(quantized)
+        if key not in self._damages:
+            self._damages[key] = self._measured_damage(recipe, key[1])
+        return self._damages[key]
+
+    def _measured_damage(self, recipe: StaticRecipe, quantized: frozenset[str]) -> float:
+        kept = {node for layer in self.layers for node in layer.nodes} - quantized
+        partly = recipe
+        if kept:
+            settings = recipe.model_dump(exclude={"name"}) | {"float_nodes": tuple(sorted(kept))}
+            partly = MixedWi8Ai8.model_validate(settings)
+        model = emit(self._material.source, partly, self._material.calibration)
+        outputs = self._run(self._open(model, usable_cores()), self._probes)
+        noise_db = worst_sqnr_db(self._fp32_on_probes, outputs)
+        return 0.0 if noise_db is None else 10 ** (-noise_db / 10)
+
+    @cached_property
+    def _probes(self) -> Samples:
+        data = self._material.calibration or self._pool
+        return data.take(spread(data.count, SENSITIVITY_SAMPLES))
+
+    @cached_property
+    def _fp32_on_probes(self) -> dict[str, Array]:
+        return self._run(self._fp32, self._probes)
+
     def _opened(self, recipe: Recipe, threads: int) -> tuple[Run, Run]:
         variant = self.variant(recipe)
         feed = {name: array[:1] for name, array in variant.golden.inputs.items()}
@@ -112,12 +154,14 @@ class Workbench:
         model = emit(source, recipe, self._material.calibration)
         session = self._fp32 if recipe.name == "fp32" else self._open(model, usable_cores())
         quality = self._quality(recipe.name, session)
-        golden = self._golden(session)
+        noise_db = worst_sqnr_db(self._fp32_on_pool, self._run(session, self._pool))
+        golden = self._golden(session, noise_db)
         sqnr_db = None if recipe.name == "fp32" else worst_sqnr_db(golden.fp32, golden.host)
         return Variant(
             model=model,
             golden=golden,
             sqnr_db=sqnr_db,
+            noise_db=noise_db,
             probe=self._limits(golden, sqnr_db),
             quality=quality,
         )
@@ -127,10 +171,9 @@ class Workbench:
         requirement = self._requirement.model_copy(update={"threads": threads})
         return open_session(model, requirement, source.inputs, source.outputs)
 
-    def _golden(self, session: Session) -> GoldenVectors:
+    def _golden(self, session: Session, noise_db: float | None) -> GoldenVectors:
         """Choose vectors by how sure FP32 is where this model is noisy, and run both on them."""
         fp32 = self._fp32_on_pool
-        noise_db = worst_sqnr_db(fp32, self._run(session, self._pool))
         limit_db = FP32_SQNR_MIN_DB if noise_db is None else noise_db - SQNR_ALLOWANCE_DB
         count = min(
             self._pool.count, vector_count([*self._pool.arrays.values(), *fp32.values(), *fp32.values()])
@@ -158,7 +201,8 @@ class Workbench:
         else:
             self._announce(f"evaluating {recipe} on {evaluation.samples.count} samples")
             scores = self._scores(session, evaluation.samples)
-        return compare(reference, scores, evaluation.labels, evaluation.sha256)
+        first = self._first_output
+        return compare(Top1(), {first: reference}, {first: scores}, evaluation.truth, evaluation.sha256)
 
     def _scores(self, session: Session, samples: Samples) -> Array:
         return run_all(session, samples, self._batch, [self._first_output])[self._first_output]

@@ -105,7 +105,8 @@ def _evidence(manifest: Manifest) -> list[list[str]]:
         ["overridden rules", ", ".join(evidence.overrides) or "none"],
     ]
     if quality:
-        agreement = f"{quality.agreement_percent:.2f} % of {quality.samples} samples"
+        alike = quality.agreement_percent
+        agreement = UNKNOWN if alike is None else f"{alike:.2f} % of {quality.samples} samples"
         rows.insert(2, ["decisions alike", agreement])
         rows.insert(3, ["evaluated on", f"{quality.samples} samples, {quality.dataset_sha256}"])
     return rows

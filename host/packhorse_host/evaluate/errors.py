@@ -5,7 +5,9 @@
     BadInputError
     ├── DataError             a data file is missing, damaged, empty or not finite
     │   └── DataMismatchError   its names, shapes or types are not those of the model
-    └── LabelsError           labels do not fit the samples or the model's classes
+    ├── LabelsError           the truth is missing, or does not fit the samples or the model
+    ├── OutputsError          a model's outputs do not suit the metric, or hold NaN
+    └── OwnMetricError        an own metric or decoder cannot be loaded or does not keep to the protocol
 """
 
 from __future__ import annotations
@@ -22,4 +24,12 @@ class DataMismatchError(DataError):
 
 
 class LabelsError(BadInputError):
-    """Labels do not fit the samples or the model's classes."""
+    """The truth is missing, or does not fit the samples or the model."""
+
+
+class OutputsError(BadInputError):
+    """A model's outputs do not suit the metric, or hold numbers that nothing can be told from."""
+
+
+class OwnMetricError(BadInputError):
+    """A metric or decoder that is not ours cannot be loaded, or does not keep to the protocol."""

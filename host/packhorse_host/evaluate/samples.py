@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from packhorse_agent.contract.manifest import TensorSpec
 from packhorse_agent.runtime.datatypes import DTYPES, Array, Tensors
 from packhorse_host.evaluate.errors import DataError, DataMismatchError, LabelsError
+from packhorse_host.evaluate.metrics.base import Truth
 
 LABELS: Final = "labels"
 
@@ -72,16 +72,15 @@ class ArraySamples:
 
 @dataclass(frozen=True)
 class LabelledSamples:
-    """An evaluation set: samples and the class of each."""
+    """An evaluation set: samples, and what is right for each."""
 
     samples: ArraySamples
-    labels: npt.NDArray[np.int64]
-    """[N]"""
+    truth: Truth
 
     @property
     def sha256(self) -> str:
-        """Names samples and labels together."""
-        return arrays_sha256({**self.samples.arrays, LABELS: self.labels})
+        """Names samples and truth together."""
+        return arrays_sha256({**self.samples.arrays, **self.truth.arrays})
 
 
 def arrays_sha256(arrays: Tensors) -> str:
@@ -133,7 +132,7 @@ def read_evaluation(path: Path, inputs: Sequence[TensorSpec]) -> LabelledSamples
             f"{path}: `{LABELS}` must have one class for each sample: expected shape [{samples.count}], "
             f"found {list(labels.shape)}"
         )
-    return LabelledSamples(samples, labels.astype(np.int64))
+    return LabelledSamples(samples, Truth(samples.count, {LABELS: labels.astype(np.int64)}))
 
 
 def _read(path: Path) -> dict[str, Array]:

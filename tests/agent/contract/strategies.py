@@ -64,14 +64,16 @@ tensors = st.builds(
 )
 quality = st.builds(
     Quality,
-    metric=st.just("top1_percent"),
+    metric=st.sampled_from(["top1_percent", "cer_percent", "output_sqnr_db", "own_package.pose:Oks"]),
+    unit=st.sampled_from(["percent", "db"]),
+    higher_is_better=st.booleans(),
     dataset_sha256=digests,
     samples=st.integers(1, 10_000),
     fp32=percents,
     quantized=percents,
     drop_points=finite,
     drop_ci95_points=st.builds(Interval, low=finite, high=finite),
-    agreement_percent=percents,
+    agreement_percent=st.none() | percents,
 )
 evidence = st.builds(
     Evidence,

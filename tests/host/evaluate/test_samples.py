@@ -46,8 +46,8 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
 def test_an_evaluation_set_has_labels(tmp_path: Path) -> None:
     path = save_npz(tmp_path / "data.npz", image=images(5), labels=LABELS.astype(np.uint8))
     labelled = read_evaluation(path, [IMAGE])
-    assert labelled.labels.dtype == np.int64
-    np.testing.assert_array_equal(labelled.labels, LABELS)
+    assert labelled.truth.count == 5
+    np.testing.assert_array_equal(labelled.truth.arrays["labels"], LABELS)
 
 
 def _fails(tmp_path: Path, error: type[Exception], words: str, **content: Array) -> None:

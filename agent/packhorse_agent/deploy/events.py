@@ -89,6 +89,31 @@ class ActiveFailed:
 
 
 @dataclass(frozen=True)
+class ActiveChecked:
+    """The active bundle's files were hashed again."""
+
+    attempt: Attempt
+    damage: str
+    """What was damaged or missing, and has been set aside; empty: all is right."""
+
+
+@dataclass(frozen=True)
+class ActiveFetched:
+    """What was missing of the active bundle is in the store again."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True)
+class ActiveFetchFailed:
+    """What is missing of the active bundle cannot be had."""
+
+    attempt: Attempt
+    reason: FailureReason
+    detail: str
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time has passed."""
 
@@ -106,6 +131,9 @@ Event = (
     | CandidateServing
     | CandidateFailed
     | ActiveFailed
+    | ActiveChecked
+    | ActiveFetched
+    | ActiveFetchFailed
     | Tick
 )
 
@@ -171,6 +199,20 @@ class DropActive:
     """End the active worker; nothing serves."""
 
 
+@dataclass(frozen=True)
+class CheckActive:
+    """Hash the active bundle's files and set aside what is damaged."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True)
+class FetchActive:
+    """Bring in again what is missing of the active bundle."""
+
+    attempt: Attempt
+
+
 Effect = (
     Fetch
     | CancelFetch
@@ -182,4 +224,6 @@ Effect = (
     | DropCandidate
     | StartActive
     | DropActive
+    | CheckActive
+    | FetchActive
 )

@@ -24,73 +24,86 @@ Post = Callable[[str, ev.Event], None]
 
 @dataclass
 class _Fetch:
+    slot: str
     attempt: Attempt
+    mends: bool
     manifest: Manifest | None = None
     pending: set[str] = field(default_factory=set)
 
+    @property
+    def key(self) -> tuple[str, bool]:
+        """One bundle may come into a slot while the one that it serves is mended."""
+        return self.slot, self.mends
+
 
 class BundleFetcher:
-    """Fetches bundles for slots, several at once; posts `Fetched` or `FetchFailed`."""
+    """Fetches bundles for slots, several at once; posts `Fetched` or `FetchFailed`.
+
+    For one that is mended, because it was damaged on the disk, these are `ActiveFetched` and
+    `ActiveFetchFailed`.
+    """
 
     def __init__(self, blobs: BlobStore, downloader: Downloader, check: Check, post: Post) -> None:
         self._blobs = blobs
         self._downloader = downloader
         self._check = check
         self._post = post
-        self._fetches: dict[str, _Fetch] = {}
+        self._fetches: dict[tuple[str, bool], _Fetch] = {}
 
-    def fetch(self, slot: str, attempt: Attempt) -> None:
+    def fetch(self, slot: str, attempt: Attempt, *, mends: bool = False) -> None:
         """Begin, or begin again after a restart: what the store holds is not fetched twice."""
-        fetch = _Fetch(attempt)
-        self._fetches[slot] = fetch
+        fetch = _Fetch(slot, attempt, mends)
+        self._fetches[fetch.key] = fetch
         bundle = attempt.bundle
-        self._proceed(slot, fetch, (BlobSpec(bundle.sha256, bundle.size_bytes, ()),))
+        self._proceed(fetch, (BlobSpec(bundle.sha256, bundle.size_bytes, ()),))
 
     def cancel(self, slot: str, attempt: Attempt) -> None:
-        """Stop; what another slot waits for goes on."""
-        fetch = self._fetches.get(slot)
-        if fetch is None or fetch.attempt != attempt:
-            return
-        del self._fetches[slot]
-        others = {sha for other in self._fetches.values() for sha in other.pending}
-        for sha in fetch.pending - others:
-            self._downloader.cancel(sha)
+        """Stop; what another slot waits for goes on, and so does mending."""
+        fetch = self._fetches.get((slot, False))
+        if fetch is not None and fetch.attempt == attempt:
+            self._cancel(fetch)
 
     def on_download(self, event: DownloadEvent) -> None:
         """Take one outcome of the downloader."""
-        for slot, fetch in list(self._fetches.items()):
+        for fetch in list(self._fetches.values()):
             if event.sha256 not in fetch.pending:
                 continue
             if isinstance(event, Completed):
                 fetch.pending.discard(event.sha256)
-                self._proceed(slot, fetch, ())
+                self._proceed(fetch, ())
             else:
-                self._fail(slot, fetch, Unfit(event.reason, event.detail, rejected=False))
+                self._fail(fetch, Unfit(event.reason, event.detail, rejected=False))
 
-    def _proceed(self, slot: str, fetch: _Fetch, needed: Sequence[BlobSpec]) -> None:
+    def _cancel(self, fetch: _Fetch) -> None:
+        self._fetches.pop(fetch.key, None)
+        others = {sha for other in self._fetches.values() for sha in other.pending}
+        for sha in fetch.pending - others:
+            self._downloader.cancel(sha)
+
+    def _proceed(self, fetch: _Fetch, needed: Sequence[BlobSpec]) -> None:
         problem: Unfit | None = None
         try:
             for spec in needed:
                 self._need(fetch, spec)
             if not fetch.pending:
-                problem = self._take_next(slot, fetch)
+                problem = self._take_next(fetch)
         except BadInputError as error:
             problem = Unfit(FailureReason.MANIFEST_INVALID, str(error))
         except EnvironmentFaultError as error:
             problem = Unfit(FailureReason.STORAGE_FAILED, str(error), rejected=False)
         if problem is not None:
-            self._fail(slot, fetch, problem)
+            self._fail(fetch, problem)
 
     def _need(self, fetch: _Fetch, spec: BlobSpec) -> None:
         if not self._blobs.has(spec.sha256):
             fetch.pending.add(spec.sha256)
             self._downloader.want(spec)
 
-    def _take_next(self, slot: str, fetch: _Fetch) -> Unfit | None:
+    def _take_next(self, fetch: _Fetch) -> Unfit | None:
         """Go on where all that was asked for is here: after the manifest its artifacts, then the end."""
         if fetch.manifest is not None:
-            del self._fetches[slot]
-            self._post(slot, ev.Fetched())
+            del self._fetches[fetch.key]
+            self._post(fetch.slot, ev.ActiveFetched(fetch.attempt) if fetch.mends else ev.Fetched())
             return None
         manifest = read_manifest(self._blobs, fetch.attempt)
         if isinstance(manifest, Unfit):
@@ -99,12 +112,15 @@ class BundleFetcher:
         if problem is None:
             fetch.manifest = manifest
             artifacts = manifest.artifacts
-            self._proceed(slot, fetch, [BlobSpec(a.sha256, a.size_bytes, a.chunk_index) for a in artifacts])
+            self._proceed(fetch, [BlobSpec(a.sha256, a.size_bytes, a.chunk_index) for a in artifacts])
         return problem
 
-    def _fail(self, slot: str, fetch: _Fetch, problem: Unfit) -> None:
-        self.cancel(slot, fetch.attempt)
-        self._post(slot, ev.FetchFailed(problem.reason, problem.detail, problem.rejected))
+    def _fail(self, fetch: _Fetch, problem: Unfit) -> None:
+        self._cancel(fetch)
+        if fetch.mends:
+            self._post(fetch.slot, ev.ActiveFetchFailed(fetch.attempt, problem.reason, problem.detail))
+        else:
+            self._post(fetch.slot, ev.FetchFailed(problem.reason, problem.detail, problem.rejected))
 
 
 def read_manifest(blobs: BlobStore, attempt: Attempt) -> Manifest | Unfit:

@@ -6,10 +6,9 @@ resumed by `Booted`. Events that do not fit the state are ignored: they are echo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from packhorse_agent.contract.states import DEADLINES_S, TRANSITIONS, DeploymentState, FailureReason
+from packhorse_agent.contract.states import DEADLINES_S, DeploymentState, FailureReason
 from packhorse_agent.deploy import events as ev
+from packhorse_agent.deploy import mending
 from packhorse_agent.deploy.model import (
     CANCELLABLE,
     UNDER_WAY,
@@ -18,6 +17,7 @@ from packhorse_agent.deploy.model import (
     SlotState,
     failed_attempt,
 )
+from packhorse_agent.deploy.step import Step
 
 MAX_TRIES = 3
 """Starts of the agent that one candidate may cost before it is given up."""
@@ -26,50 +26,8 @@ CRASH_LIMIT = 3
 CRASH_WINDOW_S = 300.0
 RESTART_DELAY_MAX_S = 30.0
 _FAILED_KEPT = 64
-_DETAIL_MAX_CHARS = 1000
 
 _S = DeploymentState
-
-
-@dataclass
-class Step:
-    """A step in the making: the state, the effects to run, and the changes to report, in order."""
-
-    state: SlotState
-    now_s: float
-    effects: list[ev.Effect] = field(default_factory=list)
-    changes: list[Deployment] = field(default_factory=list)
-
-    def set(self, **changes: object) -> None:
-        """Replace fields of the slot's state."""
-        self.state = self.state.model_copy(update=changes)
-
-    def enter(self, state: DeploymentState, **changes: object) -> Deployment:
-        """Move the deployment to `state` and note the change for the report."""
-        before = self.deployment
-        if "detail" in changes:
-            changes["detail"] = str(changes["detail"])[:_DETAIL_MAX_CHARS]  # a report is bounded
-        if state not in TRANSITIONS[before.state]:
-            raise AssertionError(f"{before.state.value} must not be followed by {state.value}")
-        after = before.model_copy(update={"state": state, "entered_s": self.now_s, **changes})
-        self.set(deployment=after)
-        self.changes.append(after)
-        return after
-
-    def do(self, *effects: ev.Effect) -> None:
-        """Ask for effects."""
-        self.effects += effects
-
-    @property
-    def deployment(self) -> Deployment:
-        """The deployment under way or last finished."""
-        if self.state.deployment is None:
-            raise AssertionError("the slot has no deployment")
-        return self.state.deployment
-
-    def in_state(self, *states: DeploymentState) -> bool:
-        """Whether there is a deployment in one of `states`."""
-        return self.state.deployment is not None and self.state.deployment.state in states
 
 
 def advance(state: SlotState, event: ev.Event, now_s: float) -> Step:
@@ -95,6 +53,8 @@ def advance(state: SlotState, event: ev.Event, now_s: float) -> Step:
             _end(step, _S.REJECTED if event.rejected else _S.FAILED, event.reason, event.detail)
         case ev.ActiveFailed(detail):
             _active_failed(step, detail)
+        case ev.ActiveChecked() | ev.ActiveFetched() | ev.ActiveFetchFailed():
+            mending.advance(step, event)
         case ev.Tick():
             _tick(step)
         case _:
@@ -120,7 +80,7 @@ def _limit_s(deployment: Deployment) -> float | None:
 
 
 def _boot(step: Step) -> None:
-    step.set(crashes_s=())
+    step.set(crashes_s=(), checked_s=None, mending=False)
     deployment = step.state.deployment
     if deployment is not None:
         step.set(deployment=deployment.model_copy(update={"entered_s": step.now_s}))
@@ -329,6 +289,7 @@ def _active_failed(step: Step, detail: str) -> None:
     else:
         delay_s = min(0.1 * 4.0 ** (len(step.state.crashes_s) - 1), RESTART_DELAY_MAX_S)
         step.do(ev.StartActive(active, delay_s))
+        mending.check_if_due(step, active)
 
 
 def _tick(step: Step) -> None:

@@ -66,6 +66,10 @@ class SlotState(WireDocument):
     failed: tuple[FailedAttempt, ...] = ()
     crashes_s: tuple[float, ...] = ()
     """When the active bundle's worker died lately, on the supervisor's monotonic clock."""
+    checked_s: float | None = None
+    """When its files were last hashed for that, on the same clock."""
+    mending: bool = False
+    """Files of the active bundle were damaged and are being fetched again."""
 
     def current_sha256(self) -> str | None:
         """The bundle that is on its way, else the one that serves."""

@@ -44,6 +44,9 @@ class SlotPorts:
     fetcher: BundleFetcher
     verify: Callable[[str, Attempt], None]
     """Check a bundle's digests in the background; posts `Verified` or `FetchFailed` for the slot."""
+    check_active: Callable[[str, Attempt], None]
+    """Check the active bundle's digests in the background and set aside what is damaged; posts
+    `ActiveChecked`."""
     start_worker: Callable[[str, Attempt], WorkerProcess]
     """Raises `AgentError` when the bundle is not whole or no process can be started."""
     report: Callable[[DeploymentReport], None]
@@ -226,6 +229,10 @@ class SlotRunner:
                 self._ports.fetcher.cancel(self.slot, attempt)
             case ev.Verify(attempt):
                 self._ports.verify(self.slot, attempt)
+            case ev.CheckActive(attempt):
+                self._ports.check_active(self.slot, attempt)
+            case ev.FetchActive(attempt):
+                self._ports.fetcher.fetch(self.slot, attempt, mends=True)
             case ev.StartActive(attempt, delay_s) if delay_s > 0.0:
                 self._workers.restart_at_s = self._ports.clock() + delay_s
             case ev.StartActive(attempt):
@@ -256,6 +263,9 @@ class SlotRunner:
             workers.restart_at_s = None
 
     def _start_active(self, attempt: Attempt) -> None:
+        self._workers.restart_at_s = None
+        if self._workers.active is not None:
+            return  # it loads or serves: a fall-back that failed takes nothing from it
         self._workers.active_serving = False
         try:
             self._workers.active = self._ports.start_worker(self.slot, attempt)

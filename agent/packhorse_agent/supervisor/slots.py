@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -22,7 +23,7 @@ from packhorse_agent.deploy.listeners import SlotListeners
 from packhorse_agent.deploy.model import Attempt, SlotState
 from packhorse_agent.deploy.slot import SlotPorts, SlotRunner
 from packhorse_agent.deploy.worker_process import WorkerEvent, WorkerProcess, WorkerSpec
-from packhorse_agent.errors import AgentError, UntrustedError
+from packhorse_agent.errors import AgentError, EnvironmentFaultError, UntrustedError
 from packhorse_agent.store.blobs import BlobStore
 from packhorse_agent.store.state_file import StateFile
 
@@ -103,6 +104,7 @@ class SlotSet:
             listeners=SlotListeners(slot, self._folder("sockets") / f"{slot}.sock", http),
             fetcher=self._fetcher,
             verify=self._verify_in_background,
+            check_active=self._check_active_in_background,
             start_worker=self._start_worker,
             report=self._report,
             clock=self._clock,
@@ -142,6 +144,12 @@ class SlotSet:
 
         threading.Thread(target=verify, name=f"verify-{slot}", daemon=True).start()
 
+    def _check_active_in_background(self, slot: str, attempt: Attempt) -> None:
+        def check() -> None:
+            self._post(SlotEvent(slot, ev.ActiveChecked(attempt, set_damage_aside(self._blobs, attempt))))
+
+        threading.Thread(target=check, name=f"check-{slot}", daemon=True).start()
+
 
 def find_damage(blobs: BlobStore, attempt: Attempt) -> Unfit | None:
     """Hash every artifact of a bundle again as it lies on the disk; None when all are right."""
@@ -154,6 +162,31 @@ def find_damage(blobs: BlobStore, attempt: Attempt) -> Unfit | None:
     except AgentError as error:
         return Unfit(FailureReason.DIGEST_MISMATCH, str(error), rejected=False)
     return None
+
+
+def set_damage_aside(blobs: BlobStore, attempt: Attempt) -> str:
+    """Hash a bundle as it lies on the disk and remove what is damaged, so that it can be fetched again.
+
+    Returns in words what was damaged or missing; empty when all is right. Behind a damaged manifest nothing
+    can be checked until that is here again.
+    """
+    manifest = read_manifest(blobs, attempt)
+    if isinstance(manifest, Unfit):
+        _remove(blobs, attempt.bundle.sha256)
+        return f"manifest: {manifest.detail}"
+    damaged = []
+    for artifact in manifest.artifacts:
+        try:
+            blobs.verify(artifact.sha256)
+        except AgentError as error:
+            damaged.append(f"{artifact.file}: {error}")
+            _remove(blobs, artifact.sha256)
+    return "; ".join(damaged)
+
+
+def _remove(blobs: BlobStore, sha256: str) -> None:
+    with contextlib.suppress(EnvironmentFaultError):
+        blobs.remove(sha256)
 
 
 def _is_slot(name: str) -> bool:

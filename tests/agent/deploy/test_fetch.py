@@ -207,3 +207,22 @@ def test_a_manifest_that_is_not_here_is_unfit(bench: Bench) -> None:
     found = read_manifest(bench.blobs, bench.order())
     assert isinstance(found, Unfit)
     assert found.rejected is False
+
+
+def test_mending_what_serves_goes_on_beside_a_new_bundle_and_is_not_cancelled_with_it(bench: Bench) -> None:
+    attempt = bench.order("1.0")
+    bench.fetcher.fetch("a", attempt, mends=True)
+    bench.fetcher.fetch("a", attempt)
+    bench.fetcher.cancel("a", attempt)
+    assert bench.downloader.cancelled == []
+    bench.deliver(attempt.bundle.sha256)
+    bench.deliver(*bench.artifacts(attempt))
+    assert bench.posted == [("a", ev.ActiveFetched(attempt))]
+
+
+def test_what_cannot_be_mended_is_said(bench: Bench) -> None:
+    attempt = bench.order("1.0")
+    bench.fetcher.fetch("a", attempt, mends=True)
+    bench.fetcher.on_download(Failed(attempt.bundle.sha256, FailureReason.DOWNLOAD_NOT_FOUND, "gone"))
+    failed = ev.ActiveFetchFailed(attempt, FailureReason.DOWNLOAD_NOT_FOUND, "gone")
+    assert bench.posted == [("a", failed)]

@@ -12,8 +12,9 @@ from packhorse_agent.contract.rollout import BundleRef, Rollout, RolloutState
 from packhorse_agent.contract.selection import Desired
 from packhorse_agent.contract.states import DEADLINES_S, DeploymentState, FailureReason
 from packhorse_agent.deploy import events as ev
-from packhorse_agent.deploy.machine import CRASH_LIMIT, MAX_TRIES, Step, advance, next_deadline_s
-from packhorse_agent.deploy.model import SlotState
+from packhorse_agent.deploy.machine import CRASH_LIMIT, MAX_TRIES, advance, next_deadline_s
+from packhorse_agent.deploy.model import Attempt, SlotState
+from packhorse_agent.deploy.step import Step
 
 S = DeploymentState
 SOAK_S = 10.0
@@ -126,7 +127,7 @@ def test_a_committed_bundle_is_restarted_until_it_loops() -> None:
     state = committed_over_standby()
     for _ in range(CRASH_LIMIT - 1):
         step = run(state, ev.ActiveFailed("signal 11"), now_s=100.0)
-        assert [type(one) for one in step.effects] == [ev.StartActive]
+        assert isinstance(step.effects[0], ev.StartActive)
         state = step.state
     step = run(state, ev.ActiveFailed("signal 11"), now_s=101.0)
     assert step.changes[-1].state is S.ROLLING_BACK
@@ -229,6 +230,7 @@ def test_a_restart_in_the_middle_of_rolling_back_finishes_it() -> None:
     assert back.state.active is not None and back.state.active.version == "1"
 
 
+_attempts = st.builds(Attempt.of, st.builds(desired, st.sampled_from("12345"), generation=st.integers(1, 2)))
 _events = st.one_of(
     st.sampled_from(
         [
@@ -247,6 +249,9 @@ _events = st.one_of(
             ev.Tick(),
         ]
     ),
+    st.builds(ev.ActiveChecked, _attempts, st.sampled_from(["", "model.onnx: damaged"])),
+    st.builds(ev.ActiveFetched, _attempts),
+    st.builds(ev.ActiveFetchFailed, _attempts, st.just(FailureReason.DOWNLOAD_CORRUPT), st.just("x")),
     st.builds(ev.Wanted, st.builds(desired, st.sampled_from("12345"), generation=st.integers(1, 2))),
 )
 

@@ -25,9 +25,10 @@ from packhorse_agent.deploy.listeners import SlotListeners
 from packhorse_agent.deploy.model import Attempt, SlotState
 from packhorse_agent.deploy.slot import SlotPorts, SlotRunner
 from packhorse_agent.deploy.worker_process import Stats, WorkerProcess, WorkerSpec
+from packhorse_agent.errors import UntrustedError
 from packhorse_agent.store.blobs import BlobStore
 from packhorse_agent.store.state_file import StateFile
-from packhorse_agent.supervisor.slots import SlotEvent, find_damage
+from packhorse_agent.supervisor.slots import SlotEvent, find_damage, set_damage_aside
 from packhorse_agent.transfer import Downloader
 from tests.agent.models import write_bundle
 from tests.agent.workers import ask, tcp_connection
@@ -59,6 +60,7 @@ class SlotUnderTest:
             listeners=self.listeners,
             fetcher=self.fetcher,
             verify=self._verify,
+            check_active=self._check_active,
             start_worker=self._start_worker,
             report=self.reports.append,
             clock=time.monotonic,
@@ -145,9 +147,13 @@ class SlotUnderTest:
         event = ev.FetchFailed(problem.reason, problem.detail) if problem else ev.Verified()
         self.events.put(SlotEvent(slot, event))
 
+    def _check_active(self, slot: str, attempt: Attempt) -> None:
+        self.events.put(SlotEvent(slot, ev.ActiveChecked(attempt, set_damage_aside(self.blobs, attempt))))
+
     def _start_worker(self, slot: str, attempt: Attempt) -> WorkerProcess:
         manifest = read_manifest(self.blobs, attempt)
-        assert isinstance(manifest, Manifest)
+        if isinstance(manifest, Unfit):
+            raise UntrustedError(manifest.detail)
         spec = WorkerSpec(
             slot=slot,
             version=attempt.version,
@@ -225,6 +231,26 @@ def test_a_model_that_was_damaged_on_the_disk_is_never_started(slot: SlotUnderTe
     slot.runner.handle(ev.Wanted(wanted))
     assert slot.until(S.FAILED).reason is FailureReason.DIGEST_MISMATCH
     assert slot.served_version() == "1.0"
+
+
+def test_a_fall_back_that_fails_takes_nothing_from_what_serves(
+    slot: SlotUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("packhorse_agent.deploy.machine.RESTART_DELAY_MAX_S", 0.05)
+    old = slot.deploy("1.0")
+    slot.deploy("2.0")
+    worker = slot.runner.serving_worker()
+    slot.blobs.path(old.bundle.sha256).write_bytes(b"damaged")
+    slot.runner.handle(ev.GiveUpActive(FailureReason.ROLLED_BACK_BY_OPERATOR, "on the device"))
+    slot.until(S.FAILED)
+
+    def restart_is_over() -> bool:
+        slot.pump()
+        return slot.runner.next_due_s() is None
+
+    wait_until(restart_is_over)
+    assert slot.runner.serving_worker() is worker
+    assert slot.served_version() == "2.0"
 
 
 def test_a_new_supervisor_serves_what_the_killed_one_had_committed(slot: SlotUnderTest) -> None:

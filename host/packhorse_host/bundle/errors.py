@@ -4,7 +4,9 @@
 
     RefusedError
     ├── NotQuantizedError      the runtime fuses nothing into an integer kernel
-    └── QualityDropError       the drop is larger than `--max-drop`
+    ├── QualityDropError       the drop is larger than `--max-drop`
+    ├── GrownError             the quantized file is larger than the float one
+    └── BrokenOutputsError     outputs are constant, NaN or infinite
     BadInputError
     └── DescriptionError       the label or preprocessing description does not fit the model
     ConflictError
@@ -22,6 +24,14 @@ class NotQuantizedError(RefusedError):
 
 class QualityDropError(RefusedError):
     """The quantized model is worse than the budget allows."""
+
+
+class GrownError(RefusedError):
+    """The quantized file is larger than the float one."""
+
+
+class BrokenOutputsError(RefusedError):
+    """The quantized model's outputs are constant, NaN or infinite."""
 
 
 class DescriptionError(BadInputError):

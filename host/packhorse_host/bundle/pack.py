@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,11 +17,14 @@ from packhorse_agent.contract.manifest import (
 from packhorse_agent.contract.measurement import Measurement
 from packhorse_agent.runtime.golden import encode_golden
 from packhorse_agent.runtime.installed import installed_runtimes
+from packhorse_host.bundle.auto import Auto
 from packhorse_host.bundle.folder import BundleContent, FolderWriter, describe_artifact
 from packhorse_host.bundle.machine import measuring_machine, usable_cores
 from packhorse_host.bundle.request import Material, PackRequest, Target, plan, read_material
 from packhorse_host.bundle.rules import broken_rules, notices, refuse
 from packhorse_host.bundle.workbench import Announce, Workbench
+from packhorse_host.quantize.recipes import AUTO
+from packhorse_host.quantize.search.search import SearchResult
 
 MODEL_FILE = "model.onnx"
 GOLDEN_FILE = "golden.npz"
@@ -39,6 +42,8 @@ class PackedBundle:
     manifest: Manifest
     measurement: Measurement
     notices: tuple[str, ...]
+    search: SearchResult | None
+    """How the recipe was found; None where it was named."""
 
     @property
     def model(self) -> Path:
@@ -59,17 +64,26 @@ def pack(request: PackRequest, announce: Announce) -> list[PackedBundle]:
     announce(f"reading {request.model.name}")
     material = read_material(request)
     bench = Workbench(material, targets[0].requirement, announce)
+    auto = Auto(bench, request, announce) if request.recipe == AUTO and material.data else None
     with FolderWriter(request.output) as writer:
-        bundles = [_pack_one(request, material, bench, target, writer) for target in targets]
+        bundles = [_pack_one(request, material, bench, target, writer, auto) for target in targets]
         writer.publish()
     return bundles
 
 
 def _pack_one(
-    request: PackRequest, material: Material, bench: Workbench, target: Target, writer: FolderWriter
+    request: PackRequest,
+    material: Material,
+    bench: Workbench,
+    target: Target,
+    writer: FolderWriter,
+    auto: Auto | None,
 ) -> PackedBundle:
-    evidence = _evidence(request, material, bench, target)
-    broken = broken_rules(target.recipe, evidence)
+    search = auto.find(target) if auto else None
+    if search:
+        target = replace(target, recipe=search.recipe)
+    evidence = _evidence(request, material, bench, target, search)
+    broken = broken_rules(target.recipe, evidence, bench.variant(target.recipe).golden)
     refuse(target.profile.name, broken, request.allowed)
     evidence = evidence.model_copy(update={"overrides": tuple(sorted(rule.value for rule in broken))})
     files = _files(material, bench, target)
@@ -78,18 +92,25 @@ def _pack_one(
     folder = writer.stage(BundleContent(manifest, {entry.file: data for entry, data in files}, measurement))
     said = [f"overridden by --allow: {text}" for text in broken.values()]
     said += notices(target.recipe, evidence, measurement)
+    if search and search.out_of_time:
+        said.append(
+            f"the search ended after --search-seconds {request.search_seconds:g}; more may find better"
+        )
     if bench.vectors_are_synthesized:
         said.append("golden vectors are made up, since there is neither --calibration nor --evaluation")
-    return PackedBundle(folder, sha256_hex(encode_manifest(manifest)), manifest, measurement, tuple(said))
+    digest = sha256_hex(encode_manifest(manifest))
+    return PackedBundle(folder, digest, manifest, measurement, tuple(said), search)
 
 
-def _evidence(request: PackRequest, material: Material, bench: Workbench, target: Target) -> Evidence:
+def _evidence(
+    request: PackRequest, material: Material, bench: Workbench, target: Target, search: SearchResult | None
+) -> Evidence:
     variant = bench.variant(target.recipe)
     kernels = bench.kernels(target.recipe, target.architecture)
     calibration = material.calibration if target.calibrated else None
     return Evidence(
         quality=variant.quality,
-        max_drop_points=request.max_drop_points,
+        max_drop_points=request.budget_points,
         sqnr_db=None if variant.sqnr_db is None else round(variant.sqnr_db, 2),
         size_fp32_bytes=len(material.source.data),
         size_bytes=len(variant.model),
@@ -98,6 +119,7 @@ def _evidence(request: PackRequest, material: Material, bench: Workbench, target
         calibration_sha256=calibration.sha256 if calibration else None,
         calibration_samples=calibration.count if calibration else 0,
         source_sha256=material.source.sha256,
+        recipe_reason=search.why if search else None,
     )
 
 

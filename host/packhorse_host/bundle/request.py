@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -12,9 +12,10 @@ from pydantic import TypeAdapter, ValidationError
 from packhorse_agent.contract.base import Name, Version
 from packhorse_agent.contract.manifest import RuntimeRequirement, TensorSpec
 from packhorse_agent.contract.profile import Profile
-from packhorse_agent.contract.recipe import Recipe
+from packhorse_agent.contract.recipe import Recipe, StaticWi8Ai8
 from packhorse_host.bundle.descriptions import encode_labels, read_labels, read_preprocessing
 from packhorse_host.bundle.rules import Rule
+from packhorse_host.bundle.settings import Settings
 from packhorse_host.errors import ConfigError
 from packhorse_host.evaluate.samples import (
     LabelledSamples,
@@ -31,6 +32,8 @@ from packhorse_host.quantize.recipes import (
     fuses_as,
     needs_calibration,
 )
+from packhorse_host.quantize.search.policy import DEFAULT_MAX_DROP_POINTS, Preference
+from packhorse_host.quantize.search.search import SEARCH_SECONDS
 from packhorse_host.quantize.source import SourceModel, read_source
 
 
@@ -50,6 +53,16 @@ class PackRequest:
     preprocessing: Path | None = None
     allowed: frozenset[Rule] = frozenset()
     output: Path = Path("bundles")
+    settings: Settings = field(default_factory=Settings)
+    preference: Preference = Preference.SPEED
+    thorough: bool = False
+    search_seconds: float = SEARCH_SECONDS
+
+    @property
+    def budget_points(self) -> float | None:
+        """What the metric may lose; a search that can measure it has a budget always."""
+        searched = self.recipe == AUTO and self.evaluation is not None
+        return DEFAULT_MAX_DROP_POINTS if searched and self.max_drop_points is None else self.max_drop_points
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,10 @@ class Target:
     profile: Profile
     requirement: RuntimeRequirement
     recipe: Recipe
+    """What a search begins with, where there is one."""
     architecture: Architecture
+    static: StaticWi8Ai8 | None = None
+    """What a search's candidates with calibration start from; None: there is nothing to calibrate with."""
 
     @property
     def calibrated(self) -> bool:
@@ -76,6 +92,11 @@ class Material:
     evaluation: LabelledSamples | None
     labels: bytes | None
     preprocessing: bytes | None
+
+    @property
+    def data(self) -> Samples | None:
+        """Inputs that somebody gave: evaluation samples, else calibration samples."""
+        return self.evaluation.samples if self.evaluation is not None else self.calibration
 
 
 def plan(request: PackRequest) -> list[Target]:
@@ -94,6 +115,8 @@ def plan(request: PackRequest) -> list[Target]:
         raise ConfigError("--max-drop needs --evaluation FILE.npz to measure the drop on")
     if not math.isfinite(request.max_drop_points or 0.0):
         raise ConfigError(f"--max-drop must be a number of points, found {request.max_drop_points}")
+    if request.settings.data_free and request.calibration is not None:
+        raise ConfigError("--data-free makes up its own inputs: leave out --calibration, or --data-free")
     unique = {profile.name: profile for profile in request.profiles}
     return [_target(request, profile) for profile in unique.values()]
 
@@ -122,12 +145,12 @@ def tensor_names(specs: Sequence[TensorSpec]) -> tuple[str, ...]:
 
 def _target(request: PackRequest, profile: Profile) -> Target:
     runtime = choose_runtime(profile)
-    recipe = choose_recipe(request.recipe, profile)
-    if needs_calibration(recipe) and request.calibration is None:
+    recipe = _start(request, choose_recipe(request.recipe, profile))
+    if needs_calibration(recipe) and not _can_calibrate(request):
         wish = f"profile `{profile.name}` prefers {recipe.name}" if request.recipe == AUTO else recipe.name
         raise CalibrationNeededError(
-            f"{wish}, which needs calibration data: give --calibration FILE.npz with one array per model "
-            "input (about 100 samples), or choose --recipe dynamic_wi8_afp32 or --recipe fp32"
+            f"{wish}, which needs calibration data: give --calibration with one array per model input "
+            "(about 100 samples) or --data-free, or choose --recipe dynamic_wi8_afp32 or --recipe fp32"
         )
     requirement = RuntimeRequirement(
         name=runtime.name,
@@ -135,7 +158,26 @@ def _target(request: PackRequest, profile: Profile) -> Target:
         providers=runtime.providers,
         threads=profile.threads,
     )
-    return Target(profile, requirement, recipe, fuses_as(profile))
+    static = _static(request, profile) if request.recipe == AUTO else None
+    return Target(profile, requirement, recipe, fuses_as(profile), static)
+
+
+def _start(request: PackRequest, recipe: Recipe) -> Recipe:
+    """With the details that were set by hand; a search applies them where they fit."""
+    if request.recipe == AUTO and not needs_calibration(recipe):
+        return recipe
+    return request.settings.apply(recipe)
+
+
+def _static(request: PackRequest, profile: Profile) -> StaticWi8Ai8 | None:
+    if not _can_calibrate(request):
+        return None
+    recipe = request.settings.apply(choose_recipe("static_wi8_ai8", profile))
+    return recipe if isinstance(recipe, StaticWi8Ai8) else None
+
+
+def _can_calibrate(request: PackRequest) -> bool:
+    return request.calibration is not None or request.settings.data_free
 
 
 def _check_text(what: str, text: str, kind: TypeAdapter[str]) -> None:

@@ -4,56 +4,77 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from enum import Enum
+from typing import Final
 
 from packhorse_agent.contract.manifest import Evidence
 from packhorse_agent.contract.measurement import Measurement
 from packhorse_agent.contract.recipe import Recipe
-from packhorse_host.bundle.errors import NotQuantizedError, QualityDropError
+from packhorse_agent.runtime.golden import GoldenVectors
+from packhorse_host.bundle.errors import (
+    BrokenOutputsError,
+    GrownError,
+    NotQuantizedError,
+    QualityDropError,
+)
+from packhorse_host.bundle.outputs import constant_outputs, outputs_not_finite
+from packhorse_host.errors import RefusedError
+from packhorse_host.quantize.search.policy import is_quantized, outgrows, promises_integers
 
 
 class Rule(str, Enum):
-    """Rules that `--allow` overrides by name."""
+    """Rules that a bundle is held to."""
 
     NOT_QUANTIZED = "not-quantized"
+    GROWTH = "growth"
+    NOT_FINITE = "not-finite"
+    CONSTANT_OUTPUT = "constant-output"
     MAX_DROP = "max-drop"
 
 
-def broken_rules(recipe: Recipe, evidence: Evidence) -> dict[Rule, str]:
+OVERRIDABLE: Final = tuple(rule for rule in Rule if rule is not Rule.NOT_FINITE)
+"""Rules that `--allow` overrides by name; a model that answers NaN is of use to nobody."""
+
+_ERRORS: Final[dict[Rule, type[RefusedError]]] = {
+    Rule.NOT_QUANTIZED: NotQuantizedError,
+    Rule.GROWTH: GrownError,
+    Rule.NOT_FINITE: BrokenOutputsError,
+    Rule.CONSTANT_OUTPUT: BrokenOutputsError,
+    Rule.MAX_DROP: QualityDropError,
+}
+
+
+def broken_rules(recipe: Recipe, evidence: Evidence, golden: GoldenVectors) -> dict[Rule, str]:
     """The rules that a bundle breaks, each with what is wrong."""
-    broken: dict[Rule, str] = {}
-    if recipe.name != "fp32" and evidence.integer_kernels == 0:
-        broken[Rule.NOT_QUANTIZED] = (
-            f"recipe {recipe.name} did not quantize the model: "
-            f"none of its {evidence.compute_kernels} compute kernels is integer after fusion"
-        )
-    quality, limit = evidence.quality, evidence.max_drop_points
-    if quality is not None and limit is not None and quality.drop_points > limit:
-        interval = quality.drop_ci95_points
-        broken[Rule.MAX_DROP] = (
-            f"recipe {recipe.name} loses {quality.drop_points:.2f} points "
-            f"(95 % interval {interval.low:.2f} to {interval.high:.2f}) of {quality.fp32:.2f} % top-1, "
-            f"--max-drop allows {limit:g}"
-        )
-    return broken
+    found = {
+        Rule.NOT_QUANTIZED: _not_quantized(recipe, evidence),
+        Rule.GROWTH: _grown(recipe, evidence),
+        Rule.NOT_FINITE: _listed("NaN or infinity in", outputs_not_finite(golden.host)),
+        Rule.CONSTANT_OUTPUT: _listed(
+            "one answer to whatever goes in, where fp32 tells inputs apart, in",
+            constant_outputs(golden.fp32, golden.host),
+        ),
+        Rule.MAX_DROP: _dropped(evidence),
+    }
+    return {rule: f"recipe {recipe.name} {text}" for rule, text in found.items() if text}
 
 
 def refuse(profile: str, broken: dict[Rule, str], allowed: Collection[Rule]) -> None:
     """Refuse a bundle that breaks a rule which nobody overrode.
 
     Raises:
-        NotQuantizedError, QualityDropError: the text names the override.
+        NotQuantizedError, GrownError, BrokenOutputsError, QualityDropError: the text names the override.
     """
     for rule, text in broken.items():
-        if rule not in allowed:
-            kind = NotQuantizedError if rule is Rule.NOT_QUANTIZED else QualityDropError
-            raise kind(f"{profile}: {text}; --allow {rule.value} packs it all the same")
+        if rule not in allowed or rule not in OVERRIDABLE:
+            override = f"--allow {rule.value} packs it all the same" if rule in OVERRIDABLE else _NO_OVERRIDE
+            raise _ERRORS[rule](f"{profile}: {text}; {override}")
 
 
 def notices(recipe: Recipe, evidence: Evidence, measurement: Measurement) -> list[str]:
     """What a person should know about a bundle that is packed."""
     said = []
     floats = evidence.compute_kernels - evidence.integer_kernels
-    if recipe.name != "fp32" and floats:
+    if promises_integers(recipe) and floats:
         said.append(f"{floats} of {evidence.compute_kernels} compute kernels stay in floating point")
     quality, limit = evidence.quality, evidence.max_drop_points
     if quality is not None and limit is not None:
@@ -70,3 +91,37 @@ def notices(recipe: Recipe, evidence: Evidence, measurement: Measurement) -> lis
             f"(speed-up {measurement.speedup:.2f}); consider --recipe fp32"
         )
     return said
+
+
+_NO_OVERRIDE: Final = "there is no override; choose another recipe"
+
+
+def _not_quantized(recipe: Recipe, evidence: Evidence) -> str:
+    if is_quantized(recipe, evidence.integer_kernels, evidence.size_bytes, evidence.size_fp32_bytes):
+        return ""
+    if promises_integers(recipe):
+        kernels = evidence.compute_kernels
+        return f"did not quantize the model: none of its {kernels} compute kernels is integer after fusion"
+    return f"did not quantize the model: it has {evidence.size_bytes} bytes, fp32 {evidence.size_fp32_bytes}"
+
+
+def _grown(recipe: Recipe, evidence: Evidence) -> str:
+    if recipe.name == "fp32" or not outgrows(evidence.size_bytes, evidence.size_fp32_bytes):
+        return ""
+    return f"made the model larger: {evidence.size_fp32_bytes} to {evidence.size_bytes} bytes"
+
+
+def _listed(what: str, names: Collection[str]) -> str:
+    return f"gives {what} {', '.join(names)}" if names else ""
+
+
+def _dropped(evidence: Evidence) -> str:
+    quality, limit = evidence.quality, evidence.max_drop_points
+    if quality is None or limit is None or quality.drop_points <= limit:
+        return ""
+    interval = quality.drop_ci95_points
+    return (
+        f"loses {quality.drop_points:.2f} points "
+        f"(95 % interval {interval.low:.2f} to {interval.high:.2f}) of {quality.fp32:.2f} % top-1, "
+        f"--max-drop allows {limit:g}"
+    )

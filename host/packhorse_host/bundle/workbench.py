@@ -43,8 +43,6 @@ from packhorse_host.quantize.search.layers import layers_of
 
 EVALUATION_BATCH: Final = 32
 RACE_BUDGET_S: Final = 1.0
-SENSITIVITY_SAMPLES: Final = 32
-"""Samples that a layer's damage is measured on: noise power settles long before scores do."""
 
 Announce = Callable[[str], None]
 """Says what is done next."""
@@ -79,7 +77,7 @@ class Workbench:
     @property
     def vectors_are_synthesized(self) -> bool:
         """Whether there was no data to take golden vectors from."""
-        return self._data is None
+        return self._material.data is None
 
     def variant(self, recipe: Recipe) -> Variant:
         """The model by `recipe`, evaluated.
@@ -132,8 +130,9 @@ class Workbench:
 
     @cached_property
     def _probes(self) -> Samples:
+        # Noise power settles on fewer samples than scores do.
         data = self._material.calibration or self._pool
-        return data.take(spread(data.count, SENSITIVITY_SAMPLES))
+        return data.take(candidates(data.count)[::2])
 
     @cached_property
     def _fp32_on_probes(self) -> dict[str, Array]:
@@ -237,13 +236,8 @@ class Workbench:
         return self._scores(self._fp32, evaluation.samples)
 
     @cached_property
-    def _data(self) -> Samples | None:
-        evaluation = self._material.evaluation
-        return evaluation.samples if evaluation is not None else self._material.calibration
-
-    @cached_property
     def _pool(self) -> ArraySamples:
-        data = self._data
+        data = self._material.data
         pool = data.take(candidates(data.count)) if data else synthesized(self._material.source.inputs)
         if pool is None:
             raise ConfigError(

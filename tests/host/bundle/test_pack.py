@@ -49,6 +49,7 @@ def request(data: Path, output: Path, *profiles: Profile, **changes: Any) -> Pac
         "name": "net",
         "version": "1.0",
         "profiles": profiles or (profile(),),
+        "recipe": "static_wi8_ai8",
         "calibration": data / "calibration.npz",
         "evaluation": data / "evaluation.npz",
         "labels": data / "labels.txt",
@@ -252,7 +253,7 @@ def test_auto_without_calibration_says_what_to_do(data: Path, tmp_path: Path) ->
     with pytest.raises(
         CalibrationNeededError, match=r"`board` prefers static_wi8_ai8.*--calibration.*--recipe"
     ):
-        packed(request(data, tmp_path, calibration=None))
+        packed(request(data, tmp_path, recipe="auto", calibration=None))
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ def test_it_is_half_the_size_and_as_good(bundles: list[PackedBundle]) -> None:
     assert evidence.quality.samples == 2000
     assert evidence.quality.fp32 > 93
     assert evidence.quality.drop_points <= 1.0
+    assert evidence.quality.agreement_percent is not None
     assert evidence.quality.agreement_percent > 98
 
 

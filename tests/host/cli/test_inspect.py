@@ -27,6 +27,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "net",
         "1.0",
         (profile(),),
+        "static_wi8_ai8",
         calibration=save_npz(folder / "calibration.npz", image=images(32)),
         evaluation=save_npz(folder / "evaluation.npz", image=evaluation, labels=decisions(model, evaluation)),
         output=folder / "out",

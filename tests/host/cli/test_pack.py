@@ -37,6 +37,7 @@ def arguments(data: Path, output: Path, **changes: str | None) -> list[str]:
         "name": "net",
         "version": "1.0",
         "profile": "raspberry-pi-5",
+        "recipe": "static_wi8_ai8",
         "calibration": str(data / "calibration.npz"),
         "evaluation": str(data / "evaluation.npz"),
         "labels": str(data / "labels.txt"),

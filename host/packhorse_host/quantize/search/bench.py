@@ -44,7 +44,7 @@ class Score:
 class Bench(Protocol):
     """One model, tried by recipes for one profile; every answer is kept, so that asking again is free.
 
-    All but `layers` raise `ModelError` or `ModelLoadError` where a recipe does not work for the model.
+    All but `layers` raise `ModelError`, `ModelLoadError` or `OutputsError` where a recipe does not work for the model.
     """
 
     def layers(self) -> Sequence[Layer]:

@@ -78,7 +78,7 @@ def closeness(point: Point) -> tuple[float, float]:
     if score is None:
         return float("-inf"), float("-inf")
     return (
-        score.quality.quantized if score.quality is not None else 0.0,
+        -score.quality.drop_points if score.quality is not None else 0.0,
         float("inf") if score.sqnr_db is None else score.sqnr_db,
     )
 

@@ -18,6 +18,7 @@ from packhorse_agent.contract.recipe import (
     WeightOnlyWi8Afp32,
 )
 from packhorse_agent.runtime.errors import ModelLoadError
+from packhorse_host.evaluate.errors import OutputsError
 from packhorse_host.quantize.errors import ModelError
 from packhorse_host.quantize.graph import KernelCounts
 from packhorse_host.quantize.search.bench import Bench, Layer, Point, StaticRecipe
@@ -44,7 +45,10 @@ PRODUCTS: Final = frozenset({"Gemm", "MatMul"})
 """What dynamic quantization speeds up."""
 MOST: Final = 0.5
 """From this share on something is what a model mostly consists of, or mostly suffers from."""
+_FAULTS: Final = (ModelError, ModelLoadError, OutputsError)
+"""What a recipe that does not work for a model raises."""
 PLANNING_SHARE: Final = 0.25
+SEARCH_SECONDS: Final = 60.0
 HOPELESS_DAMAGE: Final = 1e9
 """Stands for layers that cannot be quantized at all."""
 
@@ -61,7 +65,7 @@ class Goal:
     preference: Preference = Preference.SPEED
     thorough: bool = False
     """Try all there is, also after a candidate has settled it."""
-    seconds: float = 60.0
+    seconds: float = SEARCH_SECONDS
     """After which no further candidate begins; FP32 and the first one are always tried."""
 
 
@@ -219,7 +223,7 @@ class _Hunt:
     def _damage(self, base: StaticRecipe, group: Sequence[Layer]) -> float:
         try:
             found = self._bench.damage(base, frozenset(node for layer in group for node in layer.nodes))
-        except (ModelError, ModelLoadError):
+        except _FAULTS:
             return HOPELESS_DAMAGE
         return min(found, HOPELESS_DAMAGE)
 
@@ -239,7 +243,7 @@ class _Hunt:
     def _measured(self, recipe: Recipe) -> Point:
         try:
             point = self._point(recipe)
-        except (ModelError, ModelLoadError) as error:
+        except _FAULTS as error:
             if isinstance(recipe, Fp32):
                 raise
             point = Point(recipe, None, 0, KernelCounts(0, 0), None, holds=False, fault=str(error))

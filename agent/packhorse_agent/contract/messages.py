@@ -114,6 +114,9 @@ class TelemetryWindow(WireDocument):
     simulated: bool
     requests: Count
     errors: Count
+    """Requests that failed on the device: 5xx, failures of the runtime."""
+    rejected_requests: Count = 0
+    """Requests that were refused because of what a client sent: 4xx. Not among `errors`."""
     latency_us: str
     """`LatencySketch.encode`, base64: time inside the runtime, request by request."""
     cpu_percent: float

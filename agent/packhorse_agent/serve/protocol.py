@@ -69,8 +69,10 @@ class WorkerStats(WireDocument):
     requests: int
     """Inferences asked for."""
     errors: int
-    """Those that were not answered with outputs, whoever was at fault: a release that refuses what
-    applications send must show."""
+    """Those that failed here: the runtime, or a queue that was full (5xx)."""
+    rejected_requests: int
+    """Those that were refused because of what was sent (4xx): a release that takes other inputs than the one
+    before it must show, but is no failure of the device."""
     latency_us: str
     """`sketch_to_text` of the time inside the runtime, request by request."""
     cpu_seconds: float

@@ -104,7 +104,7 @@ class InferenceServer:
             self._thread.submit(lambda: self._model.infer(body), lambda done: self._finish(done, reply))
 
     def _finish(self, inference: Inference, reply: Callable[[Response], None]) -> None:
-        self._stats.count(inference.response.status is HTTPStatus.OK, inference.runtime_us)
+        self._stats.count(inference.response.status, inference.runtime_us)
         reply(inference.response)
 
     def _full(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
+from http import HTTPStatus
 from pathlib import Path
 
 from packhorse_agent.contract.messages import sketch_to_text
@@ -13,15 +14,16 @@ from packhorse_agent.serve.protocol import WorkerStats
 
 
 class InferenceStats:
-    """Requests, errors and latencies since they were last taken; used on the loop only."""
+    """Requests, their outcomes and latencies since they were last taken; used on the loop only."""
 
     def __init__(self) -> None:
         self._reset()
 
-    def count(self, answered: bool, runtime_us: float | None) -> None:
-        """Count one inference, and the time inside the runtime when it got there."""
+    def count(self, status: HTTPStatus, runtime_us: float | None) -> None:
+        """Count one inference by its answer, and the time inside the runtime when it got there."""
         self._requests += 1
-        self._errors += not answered
+        self._errors += status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        self._rejected_requests += HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
         if runtime_us is not None:
             self._latency.add(runtime_us)
 
@@ -30,6 +32,7 @@ class InferenceStats:
         stats = WorkerStats(
             requests=self._requests,
             errors=self._errors,
+            rejected_requests=self._rejected_requests,
             latency_us=sketch_to_text(self._latency),
             cpu_seconds=time.process_time(),
             rss_bytes=_resident_bytes(),
@@ -40,6 +43,7 @@ class InferenceStats:
     def _reset(self) -> None:
         self._requests = 0
         self._errors = 0
+        self._rejected_requests = 0
         self._latency = LatencySketch()
 
 

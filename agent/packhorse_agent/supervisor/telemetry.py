@@ -102,6 +102,7 @@ class Telemetry:
         figures = WorkerFigures(
             requests=stats.requests,
             errors=stats.errors,
+            rejected_requests=stats.rejected_requests,
             latency=sketch_from_text(stats.latency_us),
             cpu_s=self._cpu.spent_s(worker.pid, stats.cpu_seconds),
             rss_bytes=stats.rss_bytes,

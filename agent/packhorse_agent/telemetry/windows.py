@@ -26,6 +26,7 @@ class WorkerFigures:
 
     requests: int
     errors: int
+    rejected_requests: int
     latency: LatencySketch
     cpu_s: float
     rss_bytes: int
@@ -52,6 +53,7 @@ class _Sums:
     def __init__(self) -> None:
         self.requests = 0
         self.errors = 0
+        self.rejected_requests = 0
         self.latency = LatencySketch()
         self.cpu_s = 0.0
         self.rss_bytes = 0
@@ -59,6 +61,7 @@ class _Sums:
     def add(self, figures: WorkerFigures) -> None:
         self.requests += figures.requests
         self.errors += figures.errors
+        self.rejected_requests += figures.rejected_requests
         self.latency.merge(figures.latency)
         self.cpu_s += figures.cpu_s
         self.rss_bytes = max(self.rss_bytes, figures.rss_bytes)
@@ -132,6 +135,7 @@ class Windows:
             simulated=self._simulated,
             requests=sums.requests,
             errors=sums.errors,
+            rejected_requests=sums.rejected_requests,
             latency_us=sketch_to_text(sums.latency),
             cpu_percent=100.0 * sums.cpu_s / duration_s,
             rss_bytes=sums.rss_bytes,

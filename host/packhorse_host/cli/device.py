@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import getpass
 import time
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from packhorse_host.cli.output import JsonOption, WorkspaceOption, print_json, print_table
+from packhorse_host.cli.complete import device_ids
+from packhorse_host.cli.output import JsonOption, WorkspaceOption, print_json, print_table, why_text
 
 if TYPE_CHECKING:
     from packhorse_agent.contract.messages import DeploymentReport
     from packhorse_host.fleet.devices import DeviceRecord
     from packhorse_host.telemetry.query import ReleaseFigures
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
-DeviceArgument = Annotated[str, typer.Argument(help="The device's name.")]
+DeviceArgument = Annotated[str, typer.Argument(help="The device's name.", autocompletion=device_ids)]
 
 
 @app.command()
@@ -120,6 +122,7 @@ def show(
     Example:
       packhorse device show camera-7
     """
+    from packhorse_host.fleet.database import load_rollouts
     from packhorse_host.fleet.devices import load_device, load_history
     from packhorse_host.fleet.opened import open_fleet
     from packhorse_host.telemetry.query import release_figures
@@ -127,13 +130,20 @@ def show(
     with open_fleet(workspace) as fleet, fleet.database.transaction() as connection:
         device = load_device(connection, device_id)
         history = load_history(connection, device_id)
+        ended = {one.spec.id: one.reason for one in load_rollouts(connection) if one.has_ended}
         figures = release_figures(connection, device_id=device_id)
     if as_json:
         print_json({**device.model_dump(mode="json"), "history": history, "figures": figures})
         return
     _print_device(device)
     rows = [
-        (_time(one.at_unix_ms / 1000), one.slot, f"{one.model} {one.version}", one.state.value, _why(one))
+        (
+            _time(one.at_unix_ms / 1000),
+            one.slot,
+            f"{one.model} {one.version}",
+            one.state.value,
+            _why(one, ended),
+        )
         for one in history
     ]
     print_table(("at", "slot", "release", "state", "detail"), rows)
@@ -141,13 +151,13 @@ def show(
         typer.echo(_measured(one))
 
 
-def _why(report: DeploymentReport) -> str:
-    reason = report.reason.value if report.reason else ""
-    return ": ".join(part for part in (reason, report.detail) if part)
+def _why(report: DeploymentReport, ended: Mapping[str, str]) -> str:
+    return why_text(report.state, report.reason, report.detail, ended.get(report.rollout_id, ""))
 
 
 def _measured(one: ReleaseFigures) -> str:
-    text = f"{one.model} {one.version}: {one.requests} requests, {one.errors} errors"
+    counts = f"{one.requests} requests, {one.errors} errors, {one.rejected_requests} rejected"
+    text = f"{one.model} {one.version}: {counts}"
     if one.latency_p50_us is None or one.latency_p95_us is None:
         return text
     return f"{text}, p50 {one.latency_p50_us:.0f} µs, p95 {one.latency_p95_us:.0f} µs"

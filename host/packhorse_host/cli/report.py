@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from packhorse_host.cli.complete import models
 from packhorse_host.cli.output import JsonOption, WorkspaceOption, print_json, print_table
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ _HEADERS = (
     "devices",
     "requests",
     "errors",
+    "rejected",
     "p50 µs",
     "p95 µs",
     "p99 µs",
@@ -27,12 +29,14 @@ _HEADERS = (
 
 
 def report(
-    model: Annotated[str | None, typer.Option(help="This model only.")] = None,
+    model: Annotated[str | None, typer.Option(help="This model only.", autocompletion=models)] = None,
     since: Annotated[str | None, typer.Option(help="The last 1h, 2d and so on; default: all.")] = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show latency, errors and energy of each release on each profile, over the whole fleet.
+
+    Errors are requests that failed on the device; rejected are those whose content it could not take.
 
     \b
     Examples:
@@ -55,9 +59,19 @@ def report(
     if as_json:
         print_json({"releases": figures, "dropped_reports": dropped})
         return
-    print_table(_HEADERS, [_row(one) for one in figures])
+    if figures:
+        print_table(_HEADERS, [_row(one) for one in figures])
+    else:
+        typer.echo(_nothing(model, since), err=True)
     for one in dropped:
         typer.echo(f"{one['device']}: {one['reports']} reports dropped, {one['cause']}", err=True)
+
+
+def _nothing(model: str | None, since: str | None) -> str:
+    """Why the table is empty, in words."""
+    what = f"of {model} " if model else ""
+    when = f"in the last {since}" if since else "yet"
+    return f"no device has reported figures {what}{when}; they come once a device serves what was rolled out"
 
 
 def _row(one: ReleaseFigures) -> tuple[str, ...]:
@@ -69,6 +83,7 @@ def _row(one: ReleaseFigures) -> tuple[str, ...]:
         str(one.devices),
         str(one.requests),
         str(one.errors),
+        str(one.rejected_requests),
         _number(one.latency_p50_us),
         _number(one.latency_p95_us),
         _number(one.latency_p99_us),

@@ -24,11 +24,14 @@ class ReleaseFigures(WireDocument):
     windows: int
     requests: int
     errors: int
+    """Requests that failed on the devices."""
+    rejected_requests: int
+    """Requests that were refused because of what clients sent."""
     latency_p50_us: float | None
     latency_p95_us: float | None
     latency_p99_us: float | None
     energy_per_inference_uj: float | None
-    """Energy over the requests of those windows that have both; None when there are none."""
+    """Energy over the inferences of those windows that tell both; None when there are none."""
     energy_reason: str
     """Why there is no energy figure; empty when there is one."""
     temperature_max_c: float | None
@@ -70,6 +73,7 @@ def _figures(profile: str, found: list[tuple[str, TelemetryWindow]]) -> ReleaseF
         windows=len(windows),
         requests=sum(window.requests for window in windows),
         errors=sum(window.errors for window in windows),
+        rejected_requests=sum(window.rejected_requests for window in windows),
         latency_p50_us=sketch.quantile_us(0.5),
         latency_p95_us=sketch.quantile_us(0.95),
         latency_p99_us=sketch.quantile_us(0.99),
@@ -81,13 +85,14 @@ def _figures(profile: str, found: list[tuple[str, TelemetryWindow]]) -> ReleaseF
 
 
 def _energy(windows: Iterable[TelemetryWindow]) -> tuple[float | None, str]:
-    energy_uj, requests, reasons = 0.0, 0, dict[str, None]()
+    energy_uj, inferences, reasons = 0.0, 0, dict[str, None]()
     for window in windows:
-        if window.energy is None:
+        count = sketch_from_text(window.latency_us).count
+        if window.energy is None or window.energy_reason:  # several models ran: nobody's own
             reasons[window.energy_reason] = None
-        elif window.requests:
+        elif count:
             energy_uj += window.energy.energy_uj
-            requests += window.requests
-    if requests:
-        return energy_uj / requests, ""
+            inferences += count
+    if inferences:
+        return energy_uj / inferences, ""
     return None, "; ".join(reasons) or "no requests in any window with an energy figure"

@@ -46,7 +46,11 @@ REPLIES: list[Reply] = [
     ProbedReply(result=failed_probe("why", 3)),
     ServingReply(),
     DrainedReply(),
-    StatsReply(stats=WorkerStats(requests=1, errors=0, latency_us="", cpu_seconds=0.1, rss_bytes=1)),
+    StatsReply(
+        stats=WorkerStats(
+            requests=1, errors=0, rejected_requests=1, latency_us="", cpu_seconds=0.1, rss_bytes=1
+        )
+    ),
 ]
 
 

@@ -168,7 +168,7 @@ def test_inferences_and_errors_are_counted_and_timed(start: Start) -> None:
     for body in (ROW, ROW, b"{}"):
         ask(connection, "POST", INFER, body)
     stats = running.taken()
-    assert (stats.requests, stats.errors) == (3, 1)
+    assert (stats.requests, stats.errors, stats.rejected_requests) == (3, 0, 1)
     assert sketch_from_text(stats.latency_us).count == 2
     assert stats.rss_bytes > 1_000_000
     assert running.taken().requests == 0
@@ -190,6 +190,8 @@ def test_a_failing_runtime_is_answered_and_the_next_request_too(
     assert "secret" not in answer.content["error"]
     running.session.failure = None
     assert ask(connection, "POST", INFER, ROW).status == 200
+    stats = running.taken()
+    assert (stats.requests, stats.errors, stats.rejected_requests) == (2, 1, 0)
     connection.close()
 
 

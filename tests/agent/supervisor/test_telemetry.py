@@ -52,7 +52,8 @@ class FakeWorker:
     def answer(self, **changes: Any) -> Stats:
         sketch = LatencySketch()
         sketch.add(1000.0)
-        fields = {"requests": 1, "errors": 0, "latency_us": sketch_to_text(sketch)}
+        counts = {"requests": 1, "errors": 0, "rejected_requests": 0}
+        fields = {**counts, "latency_us": sketch_to_text(sketch)}
         stats = WorkerStats.model_validate({**fields, "cpu_seconds": 0.1, "rss_bytes": 5, **changes})
         return Stats(self, stats)  # type: ignore[arg-type]
 

@@ -20,12 +20,17 @@ POWER = DeviceFigures(ENERGY, "", None)
 
 
 def figures(
-    latencies_us: list[float], cpu_s: float = 0.0, rss_bytes: int = 0, errors: int = 0
+    latencies_us: list[float],
+    cpu_s: float = 0.0,
+    rss_bytes: int = 0,
+    errors: int = 0,
+    rejected_requests: int = 0,
 ) -> WorkerFigures:
     sketch = LatencySketch()
     for latency_us in latencies_us:
         sketch.add(latency_us)
-    return WorkerFigures(len(latencies_us) + errors, errors, sketch, cpu_s, rss_bytes)
+    requests = len(latencies_us) + errors + rejected_requests
+    return WorkerFigures(requests, errors, rejected_requests, sketch, cpu_s, rss_bytes)
 
 
 def close(windows: Windows, device: DeviceFigures = NO_POWER) -> list[TelemetryWindow]:
@@ -72,10 +77,10 @@ def test_a_late_close_loses_no_time(windows: Windows, time: FakeTime) -> None:
 
 def test_figures_add_up(windows: Windows, time: FakeTime) -> None:
     windows.add(DETECTOR, figures([100.0, 200.0], cpu_s=4.3, rss_bytes=70, errors=1))
-    windows.add(DETECTOR, figures([400.0], cpu_s=4.3, rss_bytes=60))
+    windows.add(DETECTOR, figures([400.0], cpu_s=4.3, rss_bytes=60, rejected_requests=2))
     time.advance(43.0)
     (one,) = close(windows)
-    assert (one.requests, one.errors, one.rss_bytes) == (4, 1, 70)
+    assert (one.requests, one.errors, one.rejected_requests, one.rss_bytes) == (6, 1, 2, 70)
     assert one.cpu_percent == pytest.approx(20.0)
     assert sketch_from_text(one.latency_us).count == 3
     assert one.simulated

@@ -110,6 +110,24 @@ def test_energy_is_that_of_the_windows_that_have_both(site: Site) -> None:
     assert release.energy_reason == ""
 
 
+def test_requests_that_reached_no_inference_take_no_part_in_its_energy(site: Site) -> None:
+    sender = site.enrol("a")
+    refused = measured(
+        1, [1.0, 1.0], requests=10, rejected_requests=8, energy=energy(300.0), energy_reason=""
+    )
+    shared = measured(2, [1.0] * 9, energy=energy(900.0), energy_reason="several models ran")
+    site.take(sender, sender.seal(1, refused, shared))
+    (release,) = figures(site)
+    assert release.energy_per_inference_uj == pytest.approx(150.0)
+
+
+def test_a_window_of_an_older_agent_is_read(site: Site) -> None:
+    """Before clients' faults were counted apart."""
+    fields = window(1).model_dump(mode="json")
+    del fields["rejected_requests"]
+    assert TelemetryWindow.model_validate(fields) == window(1)
+
+
 def test_no_energy_has_a_reason(site: Site) -> None:
     silent, idle = site.enrol("silent"), site.enrol("idle", profile="android-arm64")
     site.take(
@@ -129,10 +147,11 @@ def test_sums_and_the_highest_temperature(site: Site) -> None:
         sender,
         sender.seal(
             1,
-            measured(1, [1.0], errors=2, temperature_c=50.0, dropped_windows=3),
+            measured(1, [1.0], errors=2, rejected_requests=5, temperature_c=50.0, dropped_windows=3),
             measured(2, [1.0], errors=1, temperature_c=61.5, dropped_windows=4),
             measured(3, [1.0]),
         ),
     )
     (release,) = figures(site)
-    assert (release.errors, release.dropped_windows, release.temperature_max_c) == (3, 7, 61.5)
+    assert (release.errors, release.rejected_requests) == (3, 5)
+    assert (release.dropped_windows, release.temperature_max_c) == (7, 61.5)

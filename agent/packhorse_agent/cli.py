@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -41,10 +42,19 @@ ConfigOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs on standard output.")]
 
 
+class LogLevel(str, Enum):
+    """How much the agent says."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 @app.command()
 def run(
     config: ConfigOption,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: Annotated[LogLevel, typer.Option(help="What is logged, on standard error.")] = LogLevel.INFO,
 ) -> None:
     """Run the agent until SIGTERM or Ctrl-C.
 
@@ -52,9 +62,9 @@ def run(
     Example:
       packhorse-agent run -c agent.toml
     """
-    arguments = ["--config", str(config), "--log-level", log_level]
     # Becoming another program drops this one's imports: the supervisor stays small.
-    os.execv(sys.executable, [sys.executable, "-m", "packhorse_agent.service", *arguments])  # noqa: S606
+    module = [sys.executable, "-m", "packhorse_agent.service"]
+    os.execv(sys.executable, [*module, str(config), log_level.value])  # noqa: S606
 
 
 @app.command()

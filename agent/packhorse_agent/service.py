@@ -1,16 +1,15 @@
 """The supervisor: one main thread that drains a queue of events, and owns every decision on the device.
 
-Run as `python -m packhorse_agent.service --config FILE` (what `packhorse-agent run` becomes). It never
-imports a runtime, numpy or Typer: models live in worker processes.
+Run as `python -m packhorse_agent.service CONFIG [LOG_LEVEL]` (what `packhorse-agent run` becomes). It never
+imports a runtime, numpy, python-tuf or anything that reads command lines: models live in worker processes,
+metadata is verified in another one, and what stays in memory here stays for months.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from packhorse_agent.config import load_config
@@ -21,17 +20,11 @@ from packhorse_agent.supervisor.supervisor import Supervisor
 _log = logging.getLogger(__name__)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(config: Path, log_level: str = "info") -> int:
     """Run the agent until SIGTERM or SIGINT; the exit code says whose fault an early end is."""
-    parser = argparse.ArgumentParser(prog="packhorse-agent run")
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
-    options = parser.parse_args(arguments)
-    logging.basicConfig(
-        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        supervisor = Supervisor(load_config(options.config))
+        supervisor = Supervisor(load_config(config))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: supervisor.request_stop())
         supervisor.run()
@@ -51,4 +44,4 @@ def _fail(text: str, code: ExitCode) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:]))

@@ -102,7 +102,7 @@ class AgentProcess:
         self._log = device.folder / "agent.log"
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "packhorse_agent.service", "--config", str(device.config)],
+                [sys.executable, "-m", "packhorse_agent.service", str(device.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -220,5 +220,5 @@ def ear(port: int) -> Iterator[Ear]:
 
 def run_service(config: Path) -> subprocess.CompletedProcess[str]:
     """Run the agent where it is expected to end at once."""
-    command = [sys.executable, "-m", "packhorse_agent.service", "--config", str(config)]
+    command = [sys.executable, "-m", "packhorse_agent.service", str(config)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -13,7 +13,9 @@ import pytest
 from packhorse_agent.contract.rollout import Assignments, RolloutsDocument
 from packhorse_agent.contract.selection import assignment_key, assignment_shard
 from packhorse_agent.contract.trustset import decode_trust_set
-from packhorse_agent.trust import TargetInfo, TrustedView, TrustKeeper
+from packhorse_agent.trust.keeper import TrustKeeper
+from packhorse_agent.trust.ports import TargetInfo
+from packhorse_agent.trust.view import TrustedView
 from packhorse_host.repository import KeyPlan, Repository
 from packhorse_host.workspace import Workspace
 from tests.fakes.disk import Killed, MortalFiles

@@ -89,7 +89,7 @@ class Agent(Server):
             f'device_id = "{device_id}"\nprofile = "{PROFILE}"\nstate_folder = "state"\n'
             f'simulate_hardware = true\n[slots.{SLOT}]\nhttp = "127.0.0.1:0"\n[telemetry]\nwindow_s = 1\n'
         )
-        super().__init__(folder / "agent.log", "packhorse_agent.service", "--config", str(self.config))
+        super().__init__(folder / "agent.log", "packhorse_agent.service", str(self.config))
 
     def status(self) -> dict[str, Any]:
         """What it says of itself; empty while it does not answer."""

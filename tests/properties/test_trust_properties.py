@@ -14,14 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from packhorse_agent.errors import UntrustedError
-from packhorse_agent.trust import (
-    ExpiredMetadataError,
-    NeedsBlobs,
-    OlderMetadataError,
-    TrustedView,
-    TrustKeeper,
-)
+from packhorse_agent.trust.errors import ExpiredMetadataError, OlderMetadataError
+from packhorse_agent.trust.keeper import TrustKeeper
+from packhorse_agent.trust.ports import NeedsBlobs
 from packhorse_agent.trust.release import BundlePath, parse_bundle_path
+from packhorse_agent.trust.view import TrustedView
 from tests.agent.trust.simulator import FLEET, NOW, FleetSimulator, no_blobs
 from tests.fakes.disk import FastFiles
 

@@ -17,8 +17,8 @@ from packhorse_agent.errors import AgentError, EnvironmentFaultError
 from packhorse_agent.store.blobs import BlobStore
 from packhorse_agent.store.errors import DigestMismatchError
 from packhorse_agent.transfer import BlobSpec, Downloader, DownloadEvent, Failed
-from packhorse_agent.trust import NeedsBlobs, TrustedView, TrustKeeper
 from packhorse_agent.trust.clock import DurableClock
+from packhorse_agent.trust.ports import Keeper, NeedsBlobs, View
 
 SLOTS_MAX = 16
 """The slots that a device has had stay; of new ones as many are made as there is room for."""
@@ -34,7 +34,7 @@ class Director:
 
     def __init__(
         self,
-        keeper: TrustKeeper,
+        keeper: Keeper,
         blobs: BlobStore,
         downloader: Downloader,
         facts: DeviceFacts,
@@ -54,7 +54,7 @@ class Director:
         self._refused = ""
         self._stuck = ""
         self._retry_at_s: float | None = None
-        self.view: TrustedView | None = None
+        self.view: View | None = None
         self._read_accepted()
 
     @property
@@ -68,6 +68,12 @@ class Director:
 
     def offer(self, files: Mapping[str, bytes]) -> bool:
         """Take a trust set; True when there is a new view to evaluate."""
+        accepted = self._take(files)
+        if not accepted:
+            self._keeper.rest()
+        return accepted
+
+    def _take(self, files: Mapping[str, bytes]) -> bool:
         self._offered = files
         try:
             outcome = self._keeper.offer(files, self._read_blob, self._clock.now())
@@ -106,6 +112,12 @@ class Director:
 
     def evaluate(self, slots: Mapping[str, SlotRunner]) -> None:
         """Tell every slot what the fleet wants of it; without fresh metadata nothing new is installed."""
+        try:
+            self._follow(slots)
+        finally:
+            self._keeper.rest()
+
+    def _follow(self, slots: Mapping[str, SlotRunner]) -> None:
         view = self.view
         self._stuck = ""
         if view is None:
@@ -121,7 +133,7 @@ class Director:
             _log.error("rollouts cannot be followed: %s", error)
             self._retry_later()
 
-    def _evaluate(self, view: TrustedView, slots: Mapping[str, SlotRunner]) -> None:
+    def _evaluate(self, view: View, slots: Mapping[str, SlotRunner]) -> None:
         tags = view.tags(self._facts.device_id)
         if isinstance(tags, NeedsBlobs):
             self._want(tags)
@@ -145,7 +157,7 @@ class Director:
             _log.error("slot %s cannot be made: %s", slot, error)
             return None
 
-    def _evaluate_slot(self, view: TrustedView, facts: DeviceFacts, runner: SlotRunner) -> None:
+    def _evaluate_slot(self, view: View, facts: DeviceFacts, runner: SlotRunner) -> None:
         state = runner.state
         deployment = state.deployment
         under_way = deployment is not None and deployment.state in UNDER_WAY
@@ -162,7 +174,7 @@ class Director:
         elif desired is not None and not cancelled:
             self._want_bundle(view, runner, desired)
 
-    def _want_bundle(self, view: TrustedView, runner: SlotRunner, desired: Desired) -> None:
+    def _want_bundle(self, view: View, runner: SlotRunner, desired: Desired) -> None:
         target = view.resolve(desired.bundle.target)
         if isinstance(target, NeedsBlobs):
             self._want(target)
@@ -176,7 +188,7 @@ class Director:
             refusal = (FailureReason.BELOW_MINIMUM_VERSION, text)
         runner.handle(ev.Wanted(desired, refusal))
 
-    def _accept(self, view: TrustedView) -> None:
+    def _accept(self, view: View) -> None:
         self._offered = None
         self._refused = ""
         self.view = view

@@ -10,8 +10,8 @@ import os
 import socket
 import sys
 
+from packhorse_agent.child_process import OrphanedError, harden
 from packhorse_agent.contract.exit_codes import ExitCode
-from packhorse_agent.serve.process import OrphanedError, harden
 
 
 def main() -> ExitCode:

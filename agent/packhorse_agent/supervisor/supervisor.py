@@ -35,8 +35,8 @@ from packhorse_agent.supervisor.identity import Identity, load_identity
 from packhorse_agent.supervisor.slots import SlotEvent, SlotSet
 from packhorse_agent.supervisor.telemetry import Telemetry
 from packhorse_agent.transfer import Downloader
-from packhorse_agent.trust import TrustKeeper
 from packhorse_agent.trust.clock import DurableClock
+from packhorse_agent.trust.verifier import Verifier
 
 _WAIT_MAX_S = 5.0
 
@@ -84,8 +84,10 @@ class Supervisor:
         )
         self._slots = SlotSet(config, self._blobs, self._fetcher, post, self._telemetry.report, clock)
         self._resources.callback(self._slots.stop)
+        verifier = Verifier(state / "trust", identity.enrolment.root_metadata.encode(), identity.fleet)
+        self._resources.callback(verifier.rest)
         self._director = Director(
-            keeper=TrustKeeper(state / "trust", identity.enrolment.root_metadata.encode(), identity.fleet),
+            keeper=verifier,
             blobs=self._blobs,
             downloader=self._downloader,
             facts=DeviceFacts(identity.device_id, self._profile.name, __version__),

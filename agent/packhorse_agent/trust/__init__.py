@@ -1,36 +1,6 @@
 """Bytes in, trusted objects out: TUF metadata, bundle folders, device keys, and the time.
 
-What verification stands on is python-tuf's client; this package feeds it from memory, keeps what it
-accepted, and translates its errors.
+What verification stands on is python-tuf's client; `keeper` feeds it from memory, keeps what it accepted, and
+translates its errors. The supervisor has it run in a process of its own (`verifier`): it imports `ports`,
+`errors`, `keys` and `clock`, none of which knows python-tuf.
 """
-
-from packhorse_agent.trust.errors import (
-    BadSignatureError,
-    ExpiredMetadataError,
-    IncompleteMetadataError,
-    MalformedMetadataError,
-    MixedMetadataError,
-    OlderMetadataError,
-    OversizedMetadataError,
-    WrongFleetError,
-)
-from packhorse_agent.trust.keeper import TrustKeeper
-from packhorse_agent.trust.needs import BlobReader, NeededBlob, NeedsBlobs
-from packhorse_agent.trust.view import TargetInfo, TrustedView
-
-__all__ = [
-    "BadSignatureError",
-    "BlobReader",
-    "ExpiredMetadataError",
-    "IncompleteMetadataError",
-    "MalformedMetadataError",
-    "MixedMetadataError",
-    "NeededBlob",
-    "NeedsBlobs",
-    "OlderMetadataError",
-    "OversizedMetadataError",
-    "TargetInfo",
-    "TrustKeeper",
-    "TrustedView",
-    "WrongFleetError",
-]

@@ -1,4 +1,4 @@
-"""What the trust package raises, and the one place where python-tuf's errors become ours.
+"""What the trust package raises.
 
 ::
 
@@ -21,9 +21,6 @@
 """
 
 from __future__ import annotations
-
-from tuf.api import exceptions as tuf_errors
-from tuf.api.serialization import DeserializationError
 
 from packhorse_agent.errors import BadInputError, ConfigError, UntrustedError
 
@@ -78,22 +75,3 @@ class NotABundleError(BadInputError):
 
 class DeviceKeyError(ConfigError):
     """The device's key file is not a private key."""
-
-
-def translate(error: Exception, part: str) -> UntrustedError:
-    """Our error for one of python-tuf's, raised while `part` (a metadata file) was handled."""
-    if isinstance(error, DeserializationError):
-        return MalformedMetadataError(f"{part} cannot be read: {error}")
-    if isinstance(error, tuf_errors.ExpiredMetadataError):
-        return ExpiredMetadataError(f"metadata refused: {error}")
-    if isinstance(error, tuf_errors.BadVersionNumberError):
-        return OlderMetadataError(f"{part} refused: {error}")
-    if isinstance(error, tuf_errors.UnsignedMetadataError):
-        return BadSignatureError(f"{part} refused: {error}")
-    if isinstance(error, tuf_errors.LengthOrHashMismatchError):
-        return MixedMetadataError(f"{part} does not belong to this metadata: {error}")
-    if isinstance(error, tuf_errors.DownloadLengthMismatchError):
-        return OversizedMetadataError(f"{part} refused: {error}")
-    if "missing info for" in str(error):
-        return OlderMetadataError(f"{part} refused: {error}")
-    return MalformedMetadataError(f"{part} refused: {error}")

@@ -16,7 +16,7 @@ from packhorse_agent.errors import UntrustedError
 from packhorse_agent.store.files import OS_FILES, Files
 from packhorse_agent.trust.accepted import Accepted, AcceptedStore
 from packhorse_agent.trust.errors import IncompleteMetadataError, MixedMetadataError, WrongFleetError
-from packhorse_agent.trust.needs import BlobReader, NeedsBlobs, signed_blob
+from packhorse_agent.trust.ports import BlobReader, NeedsBlobs, TargetInfo
 from packhorse_agent.trust.release import ISSUED_AT_FIELD, minimum_version, model_role_file
 from packhorse_agent.trust.session import (
     ROOT_FILE,
@@ -27,10 +27,10 @@ from packhorse_agent.trust.session import (
     Session,
     check_length,
 )
+from packhorse_agent.trust.signed import signed_blob
 from packhorse_agent.trust.view import (
     ROLLOUTS_ROLE_FILE,
     TARGETS_FOLDER,
-    TargetInfo,
     Times,
     TrustedView,
     is_signed_content,
@@ -81,6 +81,9 @@ class TrustKeeper:
         except (UntrustedError, BlobMissingError) as error:
             _log.error("accepted metadata does not verify any more, newer is awaited: %s", error)
             return None
+
+    def rest(self) -> None:
+        """Nothing is held between calls."""
 
     def _view_again(self, accepted: Accepted, blobs: BlobReader, now: datetime) -> TrustedView:
         with self._replay(accepted, blobs) as session:

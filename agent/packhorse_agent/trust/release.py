@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from tuf.api.metadata import Targets
+if TYPE_CHECKING:
+    from tuf.api.metadata import Targets
 
 MINIMUM_VERSION_FIELD = "packhorse_minimum_version"
 """In a model role's signed part: a release version."""

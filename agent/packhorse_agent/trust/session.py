@@ -27,9 +27,10 @@ from packhorse_agent.trust.errors import (
     IncompleteMetadataError,
     MalformedMetadataError,
     OversizedMetadataError,
-    translate,
 )
-from packhorse_agent.trust.needs import BlobReader, NeededBlob, signed_blob
+from packhorse_agent.trust.ports import BlobReader, NeededBlob
+from packhorse_agent.trust.signed import signed_blob
+from packhorse_agent.trust.translate import translate
 
 ROOT_FILE = "root.json"
 TIMESTAMP_FILE = "timestamp.json"

@@ -16,8 +16,9 @@ from packhorse_agent.contract.rollout import Assignments, RolloutsDocument, assi
 from packhorse_agent.contract.selection import assignment_key, assignment_shard
 from packhorse_agent.errors import UntrustedError
 from packhorse_agent.trust.errors import ExpiredMetadataError, MalformedMetadataError, MixedMetadataError
-from packhorse_agent.trust.needs import NeedsBlobs, signed_blob
+from packhorse_agent.trust.ports import NeedsBlobs, TargetInfo
 from packhorse_agent.trust.session import BlobMissingError, check_length
+from packhorse_agent.trust.signed import signed_blob
 
 ROLLOUTS_ROLE_FILE = "rollouts.json"
 TARGETS_FOLDER = "targets/"
@@ -25,16 +26,6 @@ TARGETS_FOLDER = "targets/"
 D = TypeVar("D", bound=BaseModel)
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TargetInfo:
-    """What a release key signed for a target."""
-
-    sha256: str
-    size_bytes: int
-    minimum_version: str
-    """The oldest version of the model that may still be installed; "0" when none is signed."""
 
 
 @dataclass(frozen=True)

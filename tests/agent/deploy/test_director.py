@@ -22,8 +22,8 @@ from packhorse_agent.errors import ConfigError
 from packhorse_agent.store.blobs import BlobStore
 from packhorse_agent.store.errors import StorageFullError
 from packhorse_agent.transfer import BlobSpec, Completed, Failed
-from packhorse_agent.trust import TrustKeeper
 from packhorse_agent.trust.clock import DurableClock
+from packhorse_agent.trust.keeper import TrustKeeper
 from tests.agent.trust.simulator import FLEET, NOW, FleetSimulator, describe, sha256
 
 S = DeploymentState

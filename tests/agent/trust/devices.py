@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from packhorse_agent.errors import UntrustedError
-from packhorse_agent.trust import (
-    TrustedView,
-    TrustKeeper,
-)
+from packhorse_agent.trust.keeper import TrustKeeper
+from packhorse_agent.trust.view import TrustedView
 from tests.agent.trust.simulator import (
     FLEET,
     NOW,

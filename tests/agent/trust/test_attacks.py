@@ -14,7 +14,7 @@ from packhorse_agent.contract.limits import METADATA_MAX_BYTES, TRUST_SET_MAX_BY
 from packhorse_agent.contract.rollout import RolloutsDocument
 from packhorse_agent.contract.trustset import decode_trust_set, encode_trust_set
 from packhorse_agent.errors import UntrustedError
-from packhorse_agent.trust import (
+from packhorse_agent.trust.errors import (
     BadSignatureError,
     ExpiredMetadataError,
     IncompleteMetadataError,
@@ -22,11 +22,11 @@ from packhorse_agent.trust import (
     MixedMetadataError,
     OlderMetadataError,
     OversizedMetadataError,
-    TargetInfo,
-    TrustedView,
-    TrustKeeper,
     WrongFleetError,
 )
+from packhorse_agent.trust.keeper import TrustKeeper
+from packhorse_agent.trust.ports import TargetInfo
+from packhorse_agent.trust.view import TrustedView
 from tests.agent.trust.devices import Device
 from tests.agent.trust.simulator import (
     FLEET,

@@ -11,16 +11,15 @@ import pytest
 
 from packhorse_agent.contract.rollout import RolloutsDocument
 from packhorse_agent.store.errors import StorageFaultError, StorageFullError
-from packhorse_agent.trust import (
+from packhorse_agent.trust.errors import (
     BadSignatureError,
     IncompleteMetadataError,
     MalformedMetadataError,
-    NeedsBlobs,
-    TargetInfo,
-    TrustedView,
-    TrustKeeper,
     WrongFleetError,
 )
+from packhorse_agent.trust.keeper import TrustKeeper
+from packhorse_agent.trust.ports import NeedsBlobs, TargetInfo
+from packhorse_agent.trust.view import TrustedView
 from tests.agent.trust.simulator import (
     FLEET,
     MANIFEST,

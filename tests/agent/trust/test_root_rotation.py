@@ -9,9 +9,7 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 
 from packhorse_agent.errors import UntrustedError
-from packhorse_agent.trust import (
-    BadSignatureError,
-)
+from packhorse_agent.trust.errors import BadSignatureError
 from tests.agent.trust.devices import Device
 from tests.agent.trust.simulator import (
     FleetSimulator,

@@ -10,7 +10,9 @@ from packhorse_agent.contract.rollout import Assignments
 from packhorse_agent.contract.selection import assignment_key, assignment_shard
 from packhorse_agent.contract.trustset import decode_trust_set
 from packhorse_agent.store.files import Files
-from packhorse_agent.trust import NeedsBlobs, TrustedView, TrustKeeper
+from packhorse_agent.trust.keeper import TrustKeeper
+from packhorse_agent.trust.ports import NeedsBlobs
+from packhorse_agent.trust.view import TrustedView
 from packhorse_host.repository import KeyPlan, KeyRing, Repository
 from tests.fakes.disk import FastFiles
 

@@ -12,7 +12,7 @@ from packhorse_agent.contract.base import sha256_hex
 from packhorse_agent.contract.manifest import Manifest
 from packhorse_agent.contract.rollout import RolloutsDocument
 from packhorse_agent.store.files import OsFiles
-from packhorse_agent.trust import TargetInfo
+from packhorse_agent.trust.ports import TargetInfo
 from packhorse_host.errors import BadInputError, NotFoundError, RefusedError
 from packhorse_host.repository import (
     BelowMinimumError,

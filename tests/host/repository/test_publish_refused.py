@@ -13,8 +13,8 @@ from packhorse_agent.contract.manifest import Manifest
 from packhorse_agent.contract.trustset import decode_trust_set
 from packhorse_agent.store.errors import StorageFullError
 from packhorse_agent.store.files import OsFiles
-from packhorse_agent.trust import TrustKeeper
 from packhorse_agent.trust.errors import NotABundleError, TamperedBundleError, TruncatedBundleError
+from packhorse_agent.trust.keeper import TrustKeeper
 from packhorse_host.errors import PackhorseError
 from packhorse_host.repository import (
     DamagedRepositoryError,

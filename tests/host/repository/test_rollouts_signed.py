@@ -11,7 +11,9 @@ from packhorse_agent.contract.chunks import Chunk, decode_frame, digest_at
 from packhorse_agent.contract.limits import TRUST_SET_MAX_BYTES
 from packhorse_agent.contract.rollout import Assignments, RolloutsDocument
 from packhorse_agent.contract.trustset import decode_trust_set
-from packhorse_agent.trust import NeedsBlobs, TargetInfo, TrustedView, TrustKeeper
+from packhorse_agent.trust.keeper import TrustKeeper
+from packhorse_agent.trust.ports import NeedsBlobs, TargetInfo
+from packhorse_agent.trust.view import TrustedView
 from packhorse_host.delivery.source import FrameReader
 from packhorse_host.errors import BadInputError
 from packhorse_host.repository import (

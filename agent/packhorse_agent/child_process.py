@@ -1,4 +1,4 @@
-"""What a worker gives up before it touches a model."""
+"""What a child process of the supervisor gives up before it touches what came from outside."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OOM_SCORE_ADJUST: Final = 500
 
 
 class OrphanedError(Exception):
-    """The supervisor ended before the worker could tie itself to it."""
+    """The supervisor ended before the child could tie itself to it."""
 
 
 def harden(parent_pid: int, memory_limit_bytes: int | None) -> None:
@@ -56,7 +56,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _be_the_first_to_go() -> None:
-    """When the machine runs out of memory, the worker goes and the supervisor stays."""
+    """When the machine runs out of memory, the child goes and the supervisor stays."""
     try:
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE_ADJUST))
     except OSError:  # Android and some containers forbid it; the rest holds all the same

@@ -1,9 +1,7 @@
-"""Blobs that must be pulled before something can be said."""
+"""Digest, size and index of a file, out of the metadata that signed it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,31 +15,12 @@ from packhorse_agent.trust.errors import (
     MalformedMetadataError,
     OversizedMetadataError,
 )
-
-BlobReader = Callable[[str], bytes | None]
-"""SHA-256 → the blob's bytes if the device has it."""
+from packhorse_agent.trust.ports import NeededBlob
 
 CHUNK_INDEX_FIELD = "chunk_index"
 """Signed beside hash and length of what is larger than one chunk: SHA-256 of its index levels."""
 
 _DIGESTS: TypeAdapter[tuple[str, ...]] = TypeAdapter(tuple[Sha256Hex, ...])
-
-
-@dataclass(frozen=True)
-class NeededBlob:
-    """Metadata to pull by hash; digest, size and index are signed."""
-
-    sha256: str
-    size_bytes: int
-    chunk_index: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class NeedsBlobs:
-    """Nothing can be said until these are there; with no blobs, until there is newer metadata."""
-
-    blobs: tuple[NeededBlob, ...]
-    reason: str = ""
 
 
 def signed_blob(name: str, signed: MetaFile | TargetFile) -> NeededBlob:

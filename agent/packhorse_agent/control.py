@@ -1,7 +1,7 @@
 """The control socket: how `packhorse-agent status` and `rollback` talk to the running supervisor.
 
 A Unix stream socket, mode 0600, in the state folder. One request and one answer a connection, each one
-line of JSON of at most 64 KiB.
+line of JSON of at most 64 KiB. Clients are served side by side, `CLIENTS_MAX` at a time.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ from packhorse_agent.errors import (
 )
 
 CONTROL_SOCKET = "control.sock"
+
+CLIENTS_MAX = 16
+"""Connections that may be open at a time; the next one is told to try again."""
+
 _MAX_BYTES = 64 * 1024
 _TIMEOUT_S = 10.0
 _ACCEPT_PAUSE_S = 1.0
@@ -75,7 +79,7 @@ class PendingRequest:
 
 
 class ControlServer:
-    """Accepts requests on its own thread and posts them; the answer comes from the main thread.
+    """Takes requests on its own threads and posts them; the answer comes from the main thread.
 
     Raises:
         ConfigError: the path is too long for a socket.
@@ -87,6 +91,7 @@ class ControlServer:
         self._post = post
         self._socket = _listen(path)
         self._stopping = False
+        self._free = threading.Semaphore(CLIENTS_MAX)
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
 
     def start(self) -> None:
@@ -110,16 +115,31 @@ class ControlServer:
                     _log.error("no control request can be taken: %s", error)
                     time.sleep(_ACCEPT_PAUSE_S)
                 continue
-            self._receive(connection)
+            if self._free.acquire(blocking=False):
+                self._begin(connection)
+            else:
+                text = f"{CLIENTS_MAX} others ask already; try again"
+                _answer(connection, {"error": text, "exit_code": int(ExitCode.CONFLICT)})
+
+    def _begin(self, connection: socket.socket) -> None:
+        try:
+            threading.Thread(target=self._receive, args=(connection,), daemon=True).start()
+        except RuntimeError as error:  # no thread can be had
+            text = f"the agent cannot take the request: {error}"
+            self._finish(connection, {"error": text, "exit_code": int(ExitCode.ENVIRONMENT)})
 
     def _receive(self, connection: socket.socket) -> None:
-        connection.settimeout(_TIMEOUT_S)
         try:
             request = ControlRequest.model_validate_json(_read_line(connection))
         except (OSError, ValidationError) as error:
-            _answer(connection, {"error": f"bad request: {error}", "exit_code": int(ExitCode.BAD_INPUT)})
+            body = {"error": f"bad request: {error}", "exit_code": int(ExitCode.BAD_INPUT)}
+            self._finish(connection, body)
             return
-        self._post(PendingRequest(request, lambda body: _answer(connection, body)))
+        self._post(PendingRequest(request, lambda body: self._finish(connection, body)))
+
+    def _finish(self, connection: socket.socket, body: dict[str, Any]) -> None:
+        _answer(connection, body)
+        self._free.release()
 
 
 def ask(path: Path, request: ControlRequest) -> dict[str, Any]:
@@ -164,8 +184,10 @@ def _listen(path: Path) -> socket.socket:
 
 
 def _read_line(connection: socket.socket) -> bytes:
-    received = bytearray()
+    """One line, all of it within the time-out: a byte now and then holds no place for ever."""
+    received, end_s = bytearray(), time.monotonic() + _TIMEOUT_S
     while not received.endswith(b"\n"):
+        connection.settimeout(max(end_s - time.monotonic(), 0.001))
         part = connection.recv(4096)
         if not part or len(received) > _MAX_BYTES:
             break
@@ -176,6 +198,7 @@ def _read_line(connection: socket.socket) -> bytes:
 def _answer(connection: socket.socket, body: dict[str, Any]) -> None:
     with connection:
         try:
+            connection.settimeout(_TIMEOUT_S)
             connection.sendall(json.dumps(body).encode() + b"\n")
         except OSError:
             return

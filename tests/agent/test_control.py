@@ -6,13 +6,16 @@ import json
 import socket
 import stat
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from packhorse_agent import control
 from packhorse_agent.contract.exit_codes import ExitCode
-from packhorse_agent.control import ControlRequest, ControlServer, PendingRequest, ask
+from packhorse_agent.control import CLIENTS_MAX, ControlRequest, ControlServer, PendingRequest, ask
 from packhorse_agent.errors import (
     AgentError,
     BadInputError,
@@ -22,6 +25,7 @@ from packhorse_agent.errors import (
     NotFoundError,
     UntrustedError,
 )
+from tests.helpers import wait_until
 
 REFUSALS = (ConfigError, BadInputError, UntrustedError, EnvironmentFaultError, ConflictError, NotFoundError)
 
@@ -104,6 +108,53 @@ def test_a_client_that_leaves_at_once_harms_nobody(path: Path) -> None:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(path))
     assert ask(path, ControlRequest(command="status"))["command"] == "status"
+
+
+@contextmanager
+def silent_clients(path: Path, count: int) -> Iterator[list[socket.socket]]:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(count)]
+        for client in clients:
+            client.connect(str(path))
+        yield clients
+
+
+def test_a_client_that_says_nothing_delays_nobody(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "_TIMEOUT_S", 60.0)
+    with silent_clients(path, CLIENTS_MAX - 1):
+        begun_s = time.monotonic()
+        assert ask(path, ControlRequest(command="status"))["command"] == "status"
+        assert time.monotonic() - begun_s < 10
+
+
+def test_more_clients_than_there_are_places_are_told_so_and_places_come_free(path: Path) -> None:
+    with silent_clients(path, CLIENTS_MAX), pytest.raises(ConflictError, match="try again"):
+        ask(path, ControlRequest(command="status"))
+
+    def answered() -> bool:
+        try:
+            return bool(ask(path, ControlRequest(command="status")))
+        except ConflictError:
+            return False
+
+    wait_until(answered)
+
+
+def test_a_client_that_sends_a_byte_now_and_then_is_cut_off(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_TIMEOUT_S", 0.2)
+    with silent_clients(path, 1) as [client]:
+        client.settimeout(20)
+
+        def cut_off() -> bool:
+            try:
+                client.send(b" ")
+            except OSError:
+                return True
+            return False
+
+        wait_until(cut_off)
 
 
 def test_without_an_agent_the_advice_is_to_start_one(tmp_path: Path) -> None:

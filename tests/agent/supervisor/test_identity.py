@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -17,15 +18,18 @@ from packhorse_agent.supervisor.identity import (
     load_identity,
     request_enrolment,
 )
-from packhorse_agent.trust.errors import DeviceKeyError
+from packhorse_agent.trust.errors import BadSignatureError, DeviceKeyError
 from packhorse_agent.trust.keys import check_signing_request
+from tests.agent.trust.simulator import FleetSimulator
 
 DEVICE, PROFILE = "pi-1", "raspberry-pi-5"
+SIMULATOR = FleetSimulator()
+ROOT = SIMULATOR.roots[0].decode()
 
 
 def enrolment(device_id: str = DEVICE, fleet: str = "farm") -> Enrolment:
     broker = BrokerAddress(host="broker", port=8883, username=device_id, password="secret")
-    return Enrolment(fleet=fleet, device_id=device_id, broker=broker, root_metadata="{}")
+    return Enrolment(fleet=fleet, device_id=device_id, broker=broker, root_metadata=ROOT)
 
 
 @pytest.fixture
@@ -91,6 +95,35 @@ def test_what_is_no_enrolment_is_not_taken(state: Path, paper: Path, content: by
     with pytest.raises(BadInputError, match="is no enrolment"):
         accept_enrolment(state, paper, DEVICE)
     assert not (state / ENROLMENT_FILE).exists()
+
+
+@pytest.mark.parametrize(
+    "root_metadata",
+    ["", "{}", "null", "no root", ROOT[:-1], SIMULATOR.files()["timestamp.json"].decode(), "[" * 100_000],
+)
+def test_root_metadata_that_is_none_is_refused_before_anything_is_written(
+    state: Path, paper: Path, root_metadata: str
+) -> None:
+    paper.write_bytes(canonical_json(enrolment().model_copy(update={"root_metadata": root_metadata})))
+    with pytest.raises(BadInputError, match=r"holds no trust anchor: .*packhorse device enroll"):
+        accept_enrolment(state, paper, DEVICE)
+    assert not (state / ENROLMENT_FILE).exists()
+
+
+def test_root_metadata_that_its_own_keys_did_not_sign_is_refused(state: Path, paper: Path) -> None:
+    root = ROOT.replace('"version":1', '"version":2').replace('"version": 1', '"version": 2')
+    assert root != ROOT
+    paper.write_bytes(canonical_json(enrolment().model_copy(update={"root_metadata": root})))
+    with pytest.raises(BadSignatureError, match="root metadata refused"):
+        accept_enrolment(state, paper, DEVICE)
+    assert not (state / ENROLMENT_FILE).exists()
+
+
+def test_a_root_that_is_past_its_date_is_taken_a_newer_one_follows(state: Path, paper: Path) -> None:
+    old = FleetSimulator(now=datetime(2020, 1, 1, tzinfo=timezone.utc)).roots[0].decode()
+    paper.write_bytes(canonical_json(enrolment().model_copy(update={"root_metadata": old})))
+    accept_enrolment(state, paper, DEVICE)
+    assert load_identity(state).enrolment.root_metadata == old
 
 
 def test_a_missing_file_is_no_enrolment(state: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -125,6 +125,7 @@ def test_the_interval_holds_the_drop(metric: Metric, seed: int) -> None:
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 @given(order=st.permutations(range(COUNT)))
+@settings(max_examples=10)
 def test_the_order_of_samples_changes_nothing(metric: Metric, order: list[int]) -> None:
     fp32, quantized, truth = _case(metric, 1)
     moved = ({"y": fp32["y"][order]}, {"y": quantized["y"][order]}, truth.take(order))

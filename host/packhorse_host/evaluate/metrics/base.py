@@ -99,6 +99,8 @@ class WeightedMetric(ABC):
     name: ClassVar[BuiltInMetric]
     unit: ClassVar[MetricUnit] = "percent"
     higher_is_better: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Arrays that the truth must have."""
 
     @abstractmethod
     def per_sample(self, outputs: Tensors, truth: Truth) -> Floats:

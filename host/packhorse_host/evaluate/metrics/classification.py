@@ -18,6 +18,7 @@ class Top1(ShareMetric):
     """Share of samples whose label has the highest score. Truth: `labels`, class indexes [N]."""
 
     name: ClassVar[BuiltInMetric] = "top1_percent"
+    needs: ClassVar[tuple[str, ...]] = ("labels",)
     best: ClassVar[int] = 1
     """How many classes count as found."""
 

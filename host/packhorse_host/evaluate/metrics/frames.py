@@ -41,6 +41,7 @@ class FrameAccuracy(ShareMetric):
     """Share of frames decided rightly. Truth: `labels`, 0 or 1, [N]."""
 
     name: ClassVar[BuiltInMetric] = "frame_accuracy_percent"
+    needs: ClassVar[tuple[str, ...]] = ("labels",)
 
     threshold: float = 0.5
     """A score above it is a yes; with two outputs the score is their difference, so that 0 is usual."""
@@ -71,6 +72,7 @@ class Auc(WeightedMetric):
     """
 
     name: ClassVar[BuiltInMetric] = "auc_percent"
+    needs: ClassVar[tuple[str, ...]] = ("labels",)
 
     output: str | None = None
 

@@ -1,0 +1,208 @@
+"""Detection: average precision as COCO defines it, at one overlap.
+
+Source: the COCO evaluation (Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014, and its
+`pycocotools.cocoeval`): matching by descending score, each truth once; precision made monotone and read at
+101 points of recall; the mean over classes that the truth knows; at most 100 boxes of a class in an image.
+There are no crowd regions here.
+
+The model's outputs are `boxes` [N, K, 4] as x1, y1, x2, y2 in the truth's units, `scores` [N, K] and
+`classes` [N, K]; boxes with a score of 0 or a class below 0 fill up. What a model gives otherwise a decoder
+turns into these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from packhorse_agent.contract.manifest import BuiltInMetric
+from packhorse_agent.runtime.datatypes import Array, Tensors
+from packhorse_host.evaluate.errors import LabelsError, OutputsError
+from packhorse_host.evaluate.metrics.base import Floats, Truth, WeightedMetric
+
+Decoder = Callable[[Tensors], Tensors]
+"""Outputs as the model gives them → `boxes`, `scores` and `classes`."""
+Bools = npt.NDArray[np.bool_]
+
+BOXES_MAX: Final = 100
+"""Boxes of one class in one image that count, best first."""
+RECALLS: Final = np.linspace(0, 1, 101)
+_CELLS_MAX: Final = 4_000_000
+"""Resamples times boxes at once: bounds memory."""
+_TRUTH, _MISS, _HIT = 2.0, 0.0, 1.0
+
+
+@dataclass(frozen=True)
+class AveragePrecision(WeightedMetric):
+    """Mean over classes of the average precision at `overlap`.
+
+    Truth: `boxes` [N, M, 4], `classes` [N, M], `box_counts` [N]; what is beyond the count fills up.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("boxes", "classes", "box_counts")
+    overlap: ClassVar[float]
+    """Intersection over union from where on a box is found."""
+
+    decoder: Decoder | None = None
+
+    def per_sample(self, outputs: Tensors, truth: Truth) -> Floats:
+        """Rows of class, score, and 1 for a hit, 0 for a miss, 2 for a true box: [N, rows, 3].
+
+        Class -1 fills up.
+
+        Raises:
+            OutputsError: outputs that are no boxes.
+            LabelsError: truth that is no boxes.
+        """
+        found = _outputs(outputs if self.decoder is None else self.decoder(outputs), self.name)
+        wanted = _truth(truth, self.name)
+        rows = [self._rows(*(part[index] for part in (*found, *wanted))) for index in range(truth.count)]
+        table = np.full((len(rows), max(map(len, rows)), 3), [-1.0, 0.0, _MISS])
+        for index, row in enumerate(rows):
+            table[index, : len(row)] = row
+        return table
+
+    def resampled(self, statistics: Floats, counts: Floats) -> Floats:
+        """See `WeightedMetric.resampled`; NaN for a resample without a true box."""
+        step = max(1, _CELLS_MAX // (statistics.shape[0] * statistics.shape[1]))
+        parts = [counts[start : start + step] for start in range(0, len(counts), step)]
+        return np.concatenate([self._scores(statistics, part) for part in parts])
+
+    def _scores(self, statistics: Floats, counts: Floats) -> Floats:
+        classes, scores, kinds = statistics.reshape(-1, 3).T
+        image = np.repeat(np.arange(len(statistics)), statistics.shape[1])
+        of_truth = kinds == _TRUTH
+        precisions = []
+        for each in np.unique(classes[of_truth]):
+            here = classes == each
+            truths = counts[:, image[here & of_truth]].sum(axis=1)
+            answers = np.flatnonzero(here & ~of_truth)
+            ranked = answers[np.argsort(-scores[answers], kind="stable")]
+            precisions.append(_precision(kinds[ranked] == _HIT, counts[:, image[ranked]], truths))
+        return _mean_of_known(np.array(precisions))
+
+    def _rows(
+        self, boxes: Array, scores: Array, classes: Array, true_boxes: Array, true_classes: Array, count: int
+    ) -> Floats:
+        true_boxes, true_classes = true_boxes[:count], true_classes[:count]
+        rows = [np.array([[each, 0.0, _TRUTH] for each in true_classes]).reshape(-1, 3)]
+        real = (scores > 0) & (classes >= 0)
+        for each in np.unique(classes[real]):
+            chosen = np.flatnonzero(real & (classes == each))
+            chosen = chosen[np.argsort(-scores[chosen], kind="stable")][:BOXES_MAX]
+            overlaps = overlap_matrix(boxes[chosen], true_boxes[true_classes == each])
+            hits = match(overlaps, self.overlap)
+            rows.append(np.stack([np.full(len(chosen), each), scores[chosen], hits], axis=1))
+        return np.concatenate(rows)
+
+
+@dataclass(frozen=True)
+class Ap50(AveragePrecision):
+    """Average precision where half of both boxes together overlaps: forgiving about where a box is."""
+
+    name: ClassVar[BuiltInMetric] = "ap50_percent"
+    overlap: ClassVar[float] = 0.5
+
+
+@dataclass(frozen=True)
+class Ap75(AveragePrecision):
+    """Average precision at an overlap of three quarters: shows boxes that drift before they are lost."""
+
+    name: ClassVar[BuiltInMetric] = "ap75_percent"
+    overlap: ClassVar[float] = 0.75
+
+
+def overlap_matrix(boxes: Array, others: Array) -> Floats:
+    """Intersection over union of boxes [K, 4] and others [M, 4], each x1, y1, x2, y2: [K, M]."""
+    first, second = boxes.astype(np.float64)[:, np.newaxis], others.astype(np.float64)[np.newaxis]
+    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
+    common = np.clip(sides, 0, None).prod(axis=-1)
+    union = _area(first) + _area(second) - common
+    overlaps: Floats = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+    return overlaps
+
+
+def match(overlaps: Floats, least: float) -> Bools:
+    """Which boxes, best first, find a true box that no better one took: overlaps [K, M] to [K]."""
+    free = np.ones(overlaps.shape[1], np.bool_)
+    hits = np.zeros(len(overlaps), np.bool_)
+    for index, row in enumerate(overlaps):
+        candidates = np.where(free, row, -1.0)
+        # of equal overlaps the last, as in COCO's own evaluation
+        best = len(row) - 1 - int(np.argmax(candidates[::-1])) if len(row) else -1
+        if best >= 0 and candidates[best] >= least:
+            free[best], hits[index] = False, True
+    return hits
+
+
+def _area(boxes: Floats) -> Floats:
+    areas: Floats = np.clip(boxes[..., 2:] - boxes[..., :2], 0, None).prod(axis=-1)
+    return areas
+
+
+def _precision(hits: Bools, counts: Floats, truths: Floats) -> Floats:
+    """Average precision of one class for each resample: hits [D] best first, counts [R, D], truths [R]."""
+    right, wrong = np.cumsum(counts * hits, axis=1), np.cumsum(counts * ~hits, axis=1)
+    seen = right + wrong
+    precision = np.divide(right, seen, out=np.zeros_like(seen), where=seen > 0)
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    found = np.full(len(counts), np.nan)
+    for index in np.flatnonzero(truths):
+        places = np.searchsorted(right[index] / truths[index], RECALLS, side="left")
+        reached = places[places < len(hits)]
+        found[index] = 100 * precision[index, reached].sum() / len(RECALLS)
+    return found
+
+
+def _mean_of_known(precisions: Floats) -> Floats:
+    known = ~np.isnan(precisions)
+    with np.errstate(invalid="ignore"):
+        means: Floats = np.where(known, precisions, 0).sum(axis=0) / known.sum(axis=0)
+    return means
+
+
+def _outputs(outputs: Tensors, metric: str) -> tuple[Array, Array, Array]:
+    missing = [name for name in ("boxes", "scores", "classes") if name not in outputs]
+    if missing:
+        raise OutputsError(
+            f"{metric} needs the outputs `boxes`, `scores` and `classes`, found {', '.join(outputs)}; "
+            "a decoder turns others into these"
+        )
+    boxes, scores, classes = outputs["boxes"], outputs["scores"], outputs["classes"]
+    if boxes.ndim != 3 or boxes.shape[2] != 4 or not boxes.shape[:2] == scores.shape == classes.shape:
+        raise OutputsError(
+            f"{metric} needs boxes [N, K, 4], scores [N, K] and classes [N, K], found "
+            f"{list(boxes.shape)}, {list(scores.shape)} and {list(classes.shape)}"
+        )
+    return boxes, scores, np.rint(classes)
+
+
+def _truth(truth: Truth, metric: str) -> tuple[Array, Array, Array]:
+    boxes, classes, counts = (truth.array(name, metric) for name in ("boxes", "classes", "box_counts"))
+    whole = classes.dtype.kind in "iu" and counts.dtype.kind in "iu"
+    if boxes.ndim != 3 or boxes.shape[2] != 4 or classes.shape != boxes.shape[:2] or not whole:
+        raise LabelsError(
+            f"truth for {metric}: `boxes` [N, M, 4] and integer `classes` [N, M] are expected, "
+            f"found {list(boxes.shape)} and {classes.dtype} {list(classes.shape)}"
+        )
+    if counts.shape != (len(boxes),) or (counts < 0).any() or (counts > boxes.shape[1]).any():
+        raise LabelsError(f"`box_counts` must be [N] integers of 0 to {boxes.shape[1]} for {metric}")
+    if not counts.any():
+        raise LabelsError(f"{metric} needs at least one true box; all `box_counts` are 0")
+    used = np.arange(boxes.shape[1]) < counts[:, np.newaxis]
+    _check_boxes(boxes[used], classes[used], np.argwhere(used)[:, 0])
+    return boxes, classes, counts
+
+
+def _check_boxes(boxes: Array, classes: Array, samples: Array) -> None:
+    wrong = ~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] <= boxes[:, :2]).any(axis=1) | (classes < 0)
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise LabelsError(
+            f"true box {boxes[first].tolist()} of class {int(classes[first])} in sample {samples[first]}: "
+            "x1 < x2, y1 < y2 and a class from 0 on are expected"
+        )

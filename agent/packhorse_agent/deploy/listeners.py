@@ -39,7 +39,7 @@ class SlotListeners:
         self._path = socket_path
         self._unix = _listen_unix(slot, socket_path)
         try:
-            self._tcp = _listen_tcp(slot, *http_host_port) if http_host_port else None
+            self._tcp = listen_tcp(slot, *http_host_port) if http_host_port else None
         except BaseException:
             self._close_unix()
             raise
@@ -99,7 +99,12 @@ def _remove_stale(path: Path) -> None:
     path.unlink()
 
 
-def _listen_tcp(slot: str, host: str, port: int) -> socket.socket:
+def listen_tcp(slot: str, host: str, port: int) -> socket.socket:
+    """Listen on a TCP port; 0 is any free one.
+
+    Raises:
+        PortTakenError, ConfigError, EnvironmentFaultError: see `SlotListeners`.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:

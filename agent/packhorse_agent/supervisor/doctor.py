@@ -7,10 +7,13 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from packhorse_agent.config import AgentConfig, load_config, load_configured_profile
 from packhorse_agent.contract.base import WireDocument, version_key
 from packhorse_agent.contract.profile import Profile
+from packhorse_agent.control import CONTROL_SOCKET, ControlRequest, ask
+from packhorse_agent.deploy.listeners import PortTakenError, listen_tcp
 from packhorse_agent.errors import AgentError
 from packhorse_agent.machine import machine_facts
 from packhorse_agent.measure.power import Unavailable, probe
@@ -39,7 +42,7 @@ def examine(config_path: Path) -> list[Check]:
         return [Check(what="configuration", verdict="problem", detail=str(error))]
     checks = [Check(what="configuration", verdict="good", detail=str(config_path))]
     checks += [_profile(config, profile), *_runtimes(profile), _storage(config, profile)]
-    checks += [*_enrolment(config), *_power(profile)]
+    checks += [*_enrolment(config), *_ports(config), *_power(profile)]
     return checks
 
 
@@ -99,6 +102,54 @@ def _enrolment(config: AgentConfig) -> Iterator[Check]:
         yield Check(what="broker", verdict="problem", detail=text)
     else:
         yield Check(what="broker", verdict="good", detail=f"{host}:{port} answers")
+
+
+def _ports(config: AgentConfig) -> Iterator[Check]:
+    """Whether each slot gets its HTTP port; what the agent that runs here has already is right."""
+    serving = _running_ports(config)
+    for slot, settings in config.slots.items():
+        if settings.http is None:
+            continue
+        host, port = settings.http
+        what = f"port of slot {slot}"
+        if port == 0:
+            yield Check(what=what, verdict="good", detail=f"{host}, a free port at each start")
+        elif serving.get(slot) == port:
+            yield Check(what=what, verdict="good", detail=f"{host}:{port}, this device's agent listens there")
+        else:
+            yield _try_port(what, slot, host, port)
+
+
+def _try_port(what: str, slot: str, host: str, port: int) -> Check:
+    try:
+        listen_tcp(slot, host, port).close()
+    except PortTakenError as error:
+        return Check(what=what, verdict="problem", detail=f"{error}{_holders(port)}")
+    except AgentError as error:
+        return Check(what=what, verdict="problem", detail=str(error))
+    return Check(what=what, verdict="good", detail=f"{host}:{port} is free")
+
+
+def _running_ports(config: AgentConfig) -> dict[str, int | None]:
+    """The TCP port of each slot of the agent that runs on this state folder; empty when none answers."""
+    try:
+        status = ask(config.state_folder / CONTROL_SOCKET, ControlRequest(command="status"))
+        return {slot["slot"]: urlsplit(str(slot["endpoint"])).port for slot in status["slots"]}
+    except (AgentError, LookupError, TypeError, ValueError):
+        return {}
+
+
+def _holders(port: int) -> str:
+    """Who listens on a port, in words; empty where the system does not tell this user."""
+    import psutil
+
+    try:
+        held = [one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+        pids = sorted({one.pid for one in held if one.laddr and one.laddr.port == port and one.pid})
+        named = [f"{psutil.Process(pid).name()} (process {pid})" for pid in pids]
+    except (psutil.Error, OSError):
+        return ""
+    return f"; it is {', '.join(named)}" if named else ""
 
 
 def _power(profile: Profile) -> Iterator[Check]:

@@ -124,6 +124,13 @@ def test_a_bad_file_is_refused(data: bytes) -> None:
         decode_golden(data)
 
 
+@pytest.mark.parametrize("data", [b"not a zip\n", zipped({**WHOLE, "input.x.npy": b"not an array\n"})])
+def test_a_text_file_is_not_called_a_pickle(data: bytes) -> None:
+    with pytest.raises(MalformedGoldenError) as caught:
+        decode_golden(data)
+    assert "pickle" not in str(caught.value)
+
+
 def test_an_array_that_claims_more_than_it_holds_allocates_nothing() -> None:
     claim = np.lib.format.header_data_from_array_1_0(np.ones((2, 3), np.float32)) | {"shape": (2, 10**12)}
     buffer = io.BytesIO()

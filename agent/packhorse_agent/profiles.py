@@ -12,7 +12,7 @@ from packhorse_agent.contract.base import version_key
 from packhorse_agent.contract.profile import Profile
 from packhorse_agent.errors import ConfigError, NotFoundError
 from packhorse_agent.machine import MachineFacts, device_tree_model, machine_facts
-from packhorse_agent.toml_files import nearest, read_toml
+from packhorse_agent.toml_files import nearest, parse_toml, read_toml
 
 BUILTIN_FOLDER: Final = Path(__file__).parent / "firmware_profiles"
 
@@ -29,12 +29,30 @@ def load_profile(path: Path) -> Profile:
 
     Raises:
         ConfigError: no such file, not TOML, an unknown key (with the nearest right one) or a wrong value;
-            or the file is not called after the profile.
+            or the file is not called after the profile. All faults are listed.
     """
-    profile = read_toml(path, Profile)
+    try:
+        profile = read_toml(path, Profile)
+    except ConfigError as error:
+        name = _stated_name(path)
+        misnamed = f"\n  {_misnamed(path, name)}" if name and name != path.stem else ""
+        raise ConfigError(f"{error}{misnamed}") from error
     if path.stem != profile.name:
-        raise ConfigError(f'{path}: the file holds the profile "{profile.name}": call it {profile.name}.toml')
+        raise ConfigError(_misnamed(path, profile.name))
     return profile
+
+
+def _stated_name(path: Path) -> str:
+    """What a file that is not right says of its name; empty when that cannot be told."""
+    try:
+        name = parse_toml(path).get("name")
+    except ConfigError:
+        return ""
+    return name if isinstance(name, str) else ""
+
+
+def _misnamed(path: Path, name: str) -> str:
+    return f'{path}: the file holds the profile "{name}": call it {name}.toml'
 
 
 def find_profile(reference: str) -> Profile:

@@ -94,7 +94,7 @@ class OsFiles:
 
     def read(self, handle: int, size_bytes: int, offset: int) -> bytes:
         """See `Files.read`."""
-        with _translated("reading"):
+        with _translated(handle):
             parts: list[bytes] = []
             while size_bytes > 0 and (part := os.pread(handle, size_bytes, offset)):
                 parts.append(part)
@@ -104,7 +104,7 @@ class OsFiles:
 
     def write(self, handle: int, data: bytes, offset: int) -> None:
         """See `Files.write`."""
-        with _translated("writing"):
+        with _translated(handle):
             view = memoryview(data)
             while view:
                 written = os.pwrite(handle, view, offset)
@@ -113,7 +113,7 @@ class OsFiles:
 
     def reserve(self, handle: int, size_bytes: int) -> None:
         """See `Files.reserve`; where the file system cannot preallocate, the free space is compared."""
-        with _translated("reserving space"):
+        with _translated(handle):
             if size_bytes == 0:
                 return
             try:
@@ -125,12 +125,12 @@ class OsFiles:
 
     def sync(self, handle: int) -> None:
         """See `Files.sync`; `fdatasync` writes the size too."""
-        with _translated("syncing"):
+        with _translated(handle):
             os.fdatasync(handle)
 
     def close(self, handle: int) -> None:
         """See `Files.close`."""
-        with _translated("closing"):
+        with _translated(handle):
             os.close(handle)
 
     def rename(self, source: Path, target: Path) -> None:
@@ -198,8 +198,18 @@ def _grow(handle: int, size_bytes: int) -> None:
 
 
 @contextlib.contextmanager
-def _translated(what: Path | str) -> Iterator[None]:
+def _translated(what: Path | int) -> Iterator[None]:
+    """Errors of the system as the store's; `what` is a path or the descriptor of an open file."""
     try:
         yield
     except OSError as error:
-        raise storage_error(error, str(what)) from error
+        name = _name_of(what) if isinstance(what, int) else str(what)
+        raise storage_error(error, name) from error
+
+
+def _name_of(handle: int) -> str:
+    """The path of an open file, for people; not every system tells it (Linux: proc(5))."""
+    try:
+        return str(Path(f"/proc/self/fd/{handle}").readlink())
+    except OSError:
+        return "a file"

@@ -29,6 +29,7 @@ COMMANDS: tuple[CommandEntry, ...] = (
     CommandEntry("rollout", f"{_CLI}.rollout", "app", "Start, watch, pause and abort rollouts."),
     CommandEntry("serve", f"{_CLI}.serve", "serve", "Run the controller of a fleet."),
     CommandEntry("report", f"{_CLI}.report", "report", "Show what the fleet measures."),
+    CommandEntry("doctor", f"{_CLI}.doctor", "doctor", "Look a workspace over, and say what to mend."),
 )
 """In the order of the way of a bundle."""
 

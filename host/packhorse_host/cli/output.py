@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from packhorse_agent.contract.states import DeploymentState, FailureReason
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs on standard output.")]
 """`as_json: JsonOption = False` in a command's signature."""
@@ -51,6 +54,15 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     with console.capture() as text:
         console.print(table)
     typer.echo("\n".join(line.rstrip() for line in text.get().splitlines()))
+
+
+def why_text(
+    state: DeploymentState, reason: FailureReason | None, detail: str, rollout_ended: str = ""
+) -> str:
+    """Why a deployment is where it is; `rollout_ended` says why its rollout has ended, if it has."""
+    # A device that is idle again was taken back, and does not know why.
+    parts = [reason.value if reason else "", detail, rollout_ended if state.value == "idle" else ""]
+    return ": ".join(part for part in parts if part)
 
 
 def _escaped(cell: str) -> Any:

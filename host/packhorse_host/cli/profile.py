@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from packhorse_host.cli.complete import profile_names
 from packhorse_host.cli.output import JsonOption, print_json, print_table
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
     help="List, show and check device profiles: what a class of devices can run, and how it is measured.",
 )
@@ -50,7 +52,12 @@ def list_profiles(as_json: JsonOption = False) -> None:
 
 @app.command("show")
 def show_profile(
-    profile: Annotated[str, typer.Argument(help="Name of a built-in profile, or the path of a TOML file.")],
+    profile: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a built-in profile, or the path of a TOML file.", autocompletion=profile_names
+        ),
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Show one profile whole.

@@ -10,27 +10,33 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from packhorse_agent.contract.exit_codes import ExitCode
-from packhorse_host.cli.output import JsonOption, WorkspaceOption, print_json, print_table
+from packhorse_host.cli.complete import models, recipes, rollout_ids, slots, versions
+from packhorse_host.cli.output import JsonOption, WorkspaceOption, print_json, print_table, why_text
 from packhorse_host.errors import ConfigError
 
 if TYPE_CHECKING:
     from packhorse_host.fleet.database import Database
-    from packhorse_host.fleet.model import RolloutRecord
+    from packhorse_host.fleet.model import LatestDeployment, RolloutRecord
+    from packhorse_host.workspace import Workspace
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 _POLL_S = 0.25
 
-RolloutArgument = Annotated[str, typer.Argument(help="The rollout's id.")]
+RolloutArgument = Annotated[str, typer.Argument(help="The rollout's id.", autocompletion=rollout_ids)]
+
+NO_CONTROLLER = "no controller runs on this workspace: nothing is delivered until `packhorse serve` runs"
 
 
 @app.command()
 def start(
-    model: Annotated[str, typer.Option(help="The published model.")],
-    release: Annotated[str, typer.Option(help="Its version.")],
-    slot: Annotated[str, typer.Option(help="The slot on the devices.")],
+    model: Annotated[str, typer.Option(help="The published model.", autocompletion=models)],
+    release: Annotated[str, typer.Option(help="Its version.", autocompletion=versions)],
+    slot: Annotated[str, typer.Option(help="The slot on the devices.", autocompletion=slots)],
     phase: Annotated[list[str], typer.Option(help="NAME:tag=T or NAME:share=N%, then soak= and deadline=.")],
-    recipe: Annotated[str | None, typer.Option(help="Where a profile has bundles of several.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Where a profile has bundles of several.", autocompletion=recipes)
+    ] = None,
     rollout_id: Annotated[str | None, typer.Option("--id", help="A name; one is made by default.")] = None,
     max_failure_percent: Annotated[float, typer.Option(help="Of a phase's devices.")] = 0.0,
     on_failure: Annotated[str, typer.Option(help="pause, stop, cancel or revert.")] = "pause",
@@ -65,6 +71,7 @@ def start(
         with fleet.database.transaction() as connection:
             record = start_rollout(connection, spec, getpass.getuser(), time.time())
         typer.echo(f"rollout {spec.id} begins with phase {record.current_phase.name}", err=True)
+        _warn_without_controller(fleet.workspace)
         if wait:
             record = _follow(fleet.database, spec.id)
     if as_json:
@@ -89,6 +96,9 @@ def list_(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> Non
     if as_json:
         print_json(records)
         return
+    if not records:
+        typer.echo("there is no rollout yet; see `packhorse rollout start --help`", err=True)
+        return
     rows = [
         (one.spec.id, one.spec.model, one.spec.version, one.spec.slot, one.progress.value, _phase(one))
         for one in records
@@ -105,18 +115,26 @@ def show(rollout_id: RolloutArgument, workspace: WorkspaceOption = None, as_json
       packhorse rollout show detector-1.0-3fa2c1
     """
     from packhorse_host.fleet.database import latest_deployments, load_rollout
+    from packhorse_host.fleet.devices import load_devices
     from packhorse_host.fleet.opened import open_fleet
 
     with open_fleet(workspace) as fleet, fleet.database.transaction() as connection:
         record = load_rollout(connection, rollout_id)
         latest = latest_deployments(connection, rollout_id, record.generation)
+        every = load_devices(connection, with_removed=True)
+    removed = {one.device_id for one in every if one.removed_unix_s is not None}
     if as_json:
         print_json({**record.model_dump(mode="json"), "devices": latest})
         return
     typer.echo(f"{rollout_id}: {record.progress.value}, phase {_phase(record)}")
     if record.reason:
         typer.echo(record.reason)
-    rows = [(one.device_id, one.state.value, _why(one.reason, one.detail)) for one in latest]
+    if not latest:
+        typer.echo("no device has answered yet", err=True)
+        return
+    names = [f"{one.device_id} (removed)" if one.device_id in removed else one.device_id for one in latest]
+    states = [(one.state.value, _why(one, record)) for one in latest]
+    rows = [(name, state, why) for name, (state, why) in zip(names, states, strict=True)]
     print_table(("device", "state", "reason"), rows)
 
 
@@ -195,7 +213,7 @@ def _follow(database: Database, rollout_id: str) -> RolloutRecord:
         with database.transaction() as connection:
             record = load_rollout(connection, rollout_id)
             latest = latest_deployments(connection, rollout_id, record.generation)
-        states = ", ".join(f"{one.device_id} {one.state.value}" for one in latest) or "no device has answered"
+        states = ", ".join(_state(one, record) for one in latest) or "no device has answered"
         now = f"{record.progress.value}, phase {_phase(record)}: {states}"
         if now != said:
             typer.echo(now, err=True)
@@ -211,9 +229,20 @@ def _phase(record: RolloutRecord) -> str:
     return f"{record.current_phase.name} ({record.phase + 1} of {len(record.spec.phases)})"
 
 
-def _why(reason: object, detail: str) -> str:
-    value = getattr(reason, "value", "")
-    return f"{value}: {detail}" if value and detail else value or detail
+def _state(one: LatestDeployment, record: RolloutRecord) -> str:
+    why = _why(one, record)
+    return f"{one.device_id} {one.state.value}" + (f" ({why})" if why else "")
+
+
+def _why(one: LatestDeployment, record: RolloutRecord) -> str:
+    return why_text(one.state, one.reason, one.detail, record.reason if record.has_ended else "")
+
+
+def _warn_without_controller(workspace: Workspace) -> None:
+    from packhorse_host.fleet.presence import controller_runs
+
+    if not controller_runs(workspace):
+        typer.echo(f"warning: {NO_CONTROLLER}", err=True)
 
 
 def _say(record: RolloutRecord) -> None:

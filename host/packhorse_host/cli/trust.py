@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from packhorse_host.cli.complete import models, trust_roles, versions
 from packhorse_host.cli.output import JsonOption, WorkspaceOption, print_json, print_table
 from packhorse_host.cli.passphrase import PassphraseFileOption, passphrase_source
 from packhorse_host.errors import ConfigError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
     help="""Show until when the fleet's signatures hold, renew them, and replace keys.
 
@@ -32,7 +34,10 @@ their keys has to renew them.
 _ONLINE = ("rollouts", "snapshot", "timestamp")
 
 RolesArgument = Annotated[
-    list[str] | None, typer.Argument(help="Roles, as `packhorse trust show` names them.", show_default=False)
+    list[str] | None,
+    typer.Argument(
+        help="Roles, as `packhorse trust show` names them.", show_default=False, autocompletion=trust_roles
+    ),
 ]
 KeysOption = Annotated[
     list[Path] | None,
@@ -116,7 +121,10 @@ def renew(
 @app.command()
 def rotate(
     role: Annotated[
-        list[str], typer.Argument(help="Roles, or `online` for all online ones.", show_default=False)
+        list[str],
+        typer.Argument(
+            help="Roles, or `online` for all online ones.", show_default=False, autocompletion=trust_roles
+        ),
     ],
     root_keys: Annotated[int | None, typer.Option(help="With root: how many there are from now on.")] = None,
     root_threshold: Annotated[int | None, typer.Option(help="With root: how many must sign.")] = None,
@@ -165,8 +173,13 @@ def rotate(
 
 @app.command("minimum-version")
 def minimum_version(
-    model: Annotated[str, typer.Argument(help="A published model.", show_default=False)],
-    version: Annotated[str, typer.Argument(help="The oldest that may be installed.", show_default=False)],
+    model: Annotated[
+        str, typer.Argument(help="A published model.", show_default=False, autocompletion=models)
+    ],
+    version: Annotated[
+        str,
+        typer.Argument(help="The oldest that may be installed.", show_default=False, autocompletion=versions),
+    ],
     passphrase_file: PassphraseFileOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,

@@ -43,11 +43,12 @@ class Database:
             ConflictError: it was made by a newer Packhorse.
         """
         self._engine = _open(url)
+        self._name = _name(url)
         try:
             self._prepare()
         except DBAPIError as error:
             self.close()
-            raise EnvironmentFaultError(f"the database cannot be opened: {error.orig}") from error
+            raise self._fault("cannot be opened", error) from error
         except ConflictError:
             self.close()
             raise
@@ -65,11 +66,31 @@ class Database:
         except (IntegrityError, ProgrammingError):
             raise  # a defect, not the environment's fault
         except DBAPIError as error:
-            raise EnvironmentFaultError(f"the database refuses: {error.orig}") from error
+            raise self._fault("refuses", error) from error
 
     def close(self) -> None:
         """Release the connections."""
         self._engine.dispose()
+
+    def check(self) -> str | None:
+        """What is wrong with the stored data, in words; None when nothing is.
+
+        Raises:
+            EnvironmentFaultError: the database cannot be read.
+        """
+        with self.transaction() as connection:
+            if connection.dialect.name == "sqlite":
+                found = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
+                if found != "ok":
+                    return f"{self._name} is damaged: {found}; restore a copy of it"
+            broken = audit_break(load_audit(connection))
+        if broken is not None:
+            return f"the audit log of {self._name} was changed at entry {broken}"
+        return None
+
+    def _fault(self, what: str, error: DBAPIError) -> EnvironmentFaultError:
+        advice = "; free some space on its disk" if "full" in str(error.orig) else ""
+        return EnvironmentFaultError(f"the database {self._name} {what}: {error.orig}{advice}")
 
     def _prepare(self) -> None:
         with self._engine.begin() as connection:
@@ -80,6 +101,12 @@ class Database:
             elif version > schema.SCHEMA_VERSION:
                 known = f"this Packhorse knows {schema.SCHEMA_VERSION}: upgrade it"
                 raise ConflictError(f"the database has schema {version}, {known}")
+
+
+def _name(url: str) -> str:
+    """Which database that is, for people, without a password."""
+    address = make_url(url)
+    return address.database or "in memory" if address.get_backend_name() == "sqlite" else str(address)
 
 
 def _open(url: str) -> Engine:

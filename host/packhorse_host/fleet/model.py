@@ -113,6 +113,11 @@ class RolloutRecord(WireDocument):
     """Why it is paused or ended, in words."""
 
     @property
+    def has_ended(self) -> bool:
+        """Whether nothing more happens with it."""
+        return self.progress in FINAL
+
+    @property
     def current_phase(self) -> PhaseSpec:
         """The phase that it is in, or ended in."""
         return self.spec.phases[self.phase]

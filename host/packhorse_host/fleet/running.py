@@ -29,10 +29,10 @@ from packhorse_host.delivery.signed import SignedBlobs
 from packhorse_host.errors import ConfigError
 from packhorse_host.fleet.controller import Controller, Parts
 from packhorse_host.fleet.opened import OpenedFleet, open_fleet
+from packhorse_host.fleet.presence import LOCK_FILE
 from packhorse_host.telemetry.ingest import Ingest
 from packhorse_host.workspace import BrokerTable, Workspace
 
-_LOCK_FILE = "controller.lock"
 _RETRY_MAX_S = 5.0
 _REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (what to connect to, not to listen on)
 
@@ -65,7 +65,7 @@ def run_controller(folder: Path | None, port: int | None) -> Iterator[Running]:
     """
     with ExitStack() as stack:
         fleet = stack.enter_context(open_fleet(folder))
-        stack.enter_context(FolderLock(fleet.workspace.folder / _LOCK_FILE))
+        stack.enter_context(FolderLock(fleet.workspace.folder / LOCK_FILE))
         access = _open_broker(fleet.workspace, port)
         if access.broker is not None:
             stack.callback(access.broker.stop)

@@ -53,7 +53,7 @@ def test_no_space_and_over_quota_are_a_full_store(
 
     handle = OS_FILES.create(tmp_path / "f", 0o644)
     monkeypatch.setattr(os, "pwrite", fail)
-    with pytest.raises(StorageFullError):
+    with pytest.raises(StorageFullError, match=str(tmp_path / "f")):
         OS_FILES.write(handle, b"x", 0)
     OS_FILES.close(handle)
 

@@ -5,15 +5,26 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import typer
 
 from packhorse_agent import __version__
 from packhorse_agent.contract.exit_codes import ExitCode
+from packhorse_agent.contract.messages import SlotInventory
+from packhorse_agent.trust.keys import DeviceKey, make_signing_request
 from packhorse_host import errors
 from packhorse_host.cli import app as app_module
 from packhorse_host.cli.lazy import CommandEntry, lazy_group
+from packhorse_host.fleet.devices import add_device, store_inventory
+from packhorse_host.fleet.opened import open_fleet
+from packhorse_host.fleet.rollouts import start_rollout
+from packhorse_host.repository import KeyPlan
+from packhorse_host.workspace import Workspace
+from tests.host.fleet.makers import spec
+from tests.host.repository.bundles import make_bundle
+from tests.host.telemetry.test_ingest import inventory
 
 HEAVY = ("numpy", "onnx", "onnxruntime", "pydantic", "rich", "sqlalchemy", "tuf", "amqtt", "paho")
 FAULTS = [
@@ -127,18 +138,84 @@ def test_every_listed_command_has_help_of_its_own(
     assert f"Usage: packhorse {entry.name}" in capsys.readouterr().out
 
 
-def test_a_shell_completes_commands_and_their_options() -> None:
-    def complete(line: str) -> str:
-        environment = {
-            "_PACKHORSE_COMPLETE": "complete_bash",
-            "COMP_WORDS": line,
-            "COMP_CWORD": str(line.count(" ")),
-        }
-        code = "from packhorse_host.cli.app import main; main()"
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-        )
-        return done.stdout
+@pytest.fixture
+def complete(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str, Path], list[str]]:
+    """What bash is offered for the last word of a line, with a workspace in the environment."""
 
-    assert complete("packhorse pro").split() == ["profile"]
-    assert complete("packhorse profile sh").split() == ["show"]
+    def ask(line: str, workspace: Path) -> list[str]:
+        monkeypatch.setenv("_PACKHORSE_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", line)
+        monkeypatch.setenv("COMP_CWORD", str(line.count(" ")))
+        monkeypatch.setenv("PACKHORSE_WORKSPACE", str(workspace))
+        with pytest.raises(SystemExit):
+            app_module.main([])
+        output, errors = capsys.readouterr()
+        assert errors == ""
+        return output.split()
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("packhorse pro", ["profile"]),
+        ("packhorse profile sh", ["show"]),
+        ("packhorse profile show raspberry-pi-5", ["raspberry-pi-5"]),
+        ("packhorse pack m.onnx --profile android", ["android-arm64"]),
+        ("packhorse device show c", ["camera"]),
+        ("packhorse device remove ", ["camera"]),
+        ("packhorse rollout show f", ["first"]),
+        ("packhorse rollout start --model d", ["detector"]),
+        ("packhorse rollout start --model detector --release 1", ["1.0"]),
+        ("packhorse rollout start --recipe s", ["static_wi8_ai8"]),
+        ("packhorse rollout start --slot ", ["classifier"]),
+        ("packhorse report --model ", ["detector"]),
+        ("packhorse trust minimum-version d", ["detector"]),
+        ("packhorse trust renew t", ["targets", "timestamp"]),
+        ("packhorse device show x", []),
+    ],
+)
+def test_a_shell_is_offered_commands_and_names(
+    complete: Callable[[str, Path], list[str]], fleet_folder: Path, line: str, offered: list[str]
+) -> None:
+    assert complete(line, fleet_folder) == offered
+
+
+def test_a_shell_is_offered_what_the_named_workspace_holds(
+    complete: Callable[[str, Path], list[str]], fleet_folder: Path, tmp_path: Path
+) -> None:
+    assert complete(f"packhorse device show -w {fleet_folder} ", tmp_path) == ["camera"]
+
+
+def test_completion_without_a_workspace_offers_nothing(
+    complete: Callable[[str, Path], list[str]], tmp_path: Path
+) -> None:
+    assert complete("packhorse device show ", tmp_path) == []
+
+
+@pytest.fixture(scope="module")
+def fleet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with a device, a release and a rollout."""
+    folder = tmp_path_factory.mktemp("completion")
+    workspace = Workspace.create(folder / "fleet", "farm", KeyPlan(1, 1, None))
+    workspace.repository().publish([make_bundle(folder / "bundle")])
+    key = DeviceKey.load_or_create(folder / "camera.key")
+    slot = SlotInventory(
+        slot="classifier", model=None, version=None, manifest_sha256=None, serving=False, endpoint=""
+    )
+    with open_fleet(workspace.folder) as fleet, fleet.database.transaction() as connection:
+        add_device(connection, make_signing_request(key, "camera", "raspberry-pi-5"), ["canary"], 1.0)
+        store_inventory(connection, "camera", inventory().model_copy(update={"slots": (slot,)}), 2.0)
+        start_rollout(connection, spec(), "me", 3.0)
+    return workspace.folder
+
+
+@pytest.mark.parametrize("entry", app_module.COMMANDS, ids=lambda entry: entry.name)
+def test_the_help_of_a_command_does_not_offer_to_install_completion(
+    entry: CommandEntry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(entry.name, "--help")
+    assert "completion" not in capsys.readouterr().out

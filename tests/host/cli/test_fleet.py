@@ -12,6 +12,7 @@ import pytest
 
 from packhorse_agent.contract.enrolment import Enrolment
 from packhorse_agent.contract.exit_codes import ExitCode
+from packhorse_agent.store.lock import FolderLock
 from packhorse_agent.trust.keys import DeviceKey, make_signing_request
 from packhorse_host.cli.app import main
 from packhorse_host.fleet.database import latest_deployments, load_rollout, save_rollout
@@ -244,3 +245,51 @@ def test_the_report_shows_figures_and_what_was_dropped(run: Run, camera: Sender,
     assert "1 reports dropped, malformed" in errors
     assert ask(run, "report", "--since", "1h")["releases"] == []
     assert ask(run, "report", "--model", "other")["releases"] == []
+
+
+def test_empty_lists_are_said_and_are_empty_for_programs(run: Run) -> None:
+    for command, text in (
+        (("device", "list"), "no device is enrolled yet"),
+        (("rollout", "list"), "there is no rollout yet"),
+        (("report",), "no device has reported figures yet"),
+        (("report", "--model", "detector", "--since", "1h"), "figures of detector in the last 1h"),
+    ):
+        code, output, errors = run(*command)
+        assert (code, output) == (ExitCode.OK, ""), command
+        assert text in errors
+    assert ask(run, "device", "list") == ask(run, "rollout", "list") == []
+    assert ask(run, "report") == {"releases": [], "dropped_reports": []}
+
+
+def test_starting_a_rollout_without_a_controller_says_so(run: Run, camera: Sender, folder: Path) -> None:
+    begun = (*START, "--phase", "all:share=100%", "--id")
+    assert "nothing is delivered until `packhorse serve` runs" in run(*begun, "first")[2]
+    run("rollout", "abort", "first")
+    with FolderLock(folder / "controller.lock"):
+        assert "warning" not in run(*begun, "second")[2]
+
+
+def test_a_device_that_was_taken_back_is_shown_with_the_reason(
+    run: Run, camera: Sender, folder: Path
+) -> None:
+    ask(run, *START, "--id", "other", "--phase", "all:share=100%")
+    assert "no device has answered yet" in run("rollout", "show", "other")[2]
+    with open_fleet(folder) as fleet, fleet.database.transaction() as connection:
+        idle = {"state": "idle", "reason": None, "detail": "withdrawn", "rollout_id": "other"}
+        report = type(state(1)).model_validate({**state(1).model_dump(), **idle})
+        store_deployment(connection, "camera", report, 6.0)
+    run("rollout", "abort", "other", "--cancel")
+    for command in (("rollout", "show", "other"), ("device", "show", "camera")):
+        assert "withdrawn: cancelled by" in run(*command)[1]
+    run("device", "remove", "camera")
+    assert "camera (removed)" in run("rollout", "show", "other")[1]
+
+
+def test_the_doctor_ends_with_a_code_when_something_is_wrong(run: Run, folder: Path) -> None:
+    (folder / "keys/targets.pem").chmod(0o644)
+    code, output, _ = run("doctor", "--json")
+    assert code == ExitCode.ENVIRONMENT
+    assert {one["verdict"] for one in json.loads(output)} >= {"good", "note", "problem"}
+    code, output, errors = run("doctor")
+    assert (code, errors) == (ExitCode.ENVIRONMENT, "")
+    assert "chmod 600" in output

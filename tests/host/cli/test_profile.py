@@ -72,6 +72,17 @@ def test_check_lists_all_faults_of_a_bad_file(tmp_path: Path, capsys: pytest.Cap
     assert 'threads = "four": must be a whole number' in text
 
 
+def test_check_names_a_wrong_file_name_beside_the_other_faults(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "my-board"\nthreds = 4\n')
+    assert run("check", str(path)) == ExitCode.USAGE
+    text = capsys.readouterr().err
+    assert 'unknown key "threds"; did you mean "threads"?' in text
+    assert "call it my-board.toml" in text
+
+
 def test_check_of_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("check", str(tmp_path / "none.toml")) == ExitCode.USAGE
     assert "there is no such file" in capsys.readouterr().err

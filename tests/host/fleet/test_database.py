@@ -57,6 +57,36 @@ def test_a_file_that_is_no_database_is_said_so(tmp_path: Path) -> None:
         Database(f"sqlite:///{tmp_path / 'fleet.sqlite'}")
 
 
+def test_a_full_disk_names_the_database_and_what_to_do(url: str, database: Database) -> None:
+    with (
+        pytest.raises(EnvironmentFaultError, match=r"fleet\.sqlite refuses: .*full; free some space"),
+        database.transaction() as connection,
+    ):
+        connection.exec_driver_sql("PRAGMA max_page_count = 1")
+        append_audit(connection, 1.0, "me", "x" * 100_000)
+
+
+def test_a_database_that_is_well_has_nothing_to_say(database: Database) -> None:
+    with database.transaction() as connection:
+        append_audit(connection, 1.0, "me", "this")
+    assert database.check() is None
+
+
+def test_a_changed_audit_log_and_a_damaged_file_are_found(url: str, database: Database) -> None:
+    with database.transaction() as connection:
+        append_audit(connection, 1.0, "me", "this")
+        connection.execute(update(schema.audit).values(text="that"))
+    assert "audit log" in (database.check() or "") and "entry 1" in (database.check() or "")
+    with database.transaction() as connection:
+        connection.exec_driver_sql("PRAGMA writable_schema = ON")
+        connection.exec_driver_sql("UPDATE sqlite_master SET rootpage = 3 WHERE name = 'windows'")
+    again = Database(url)
+    try:
+        assert "damaged" in (again.check() or "")
+    finally:
+        again.close()
+
+
 def test_a_transaction_is_stored_whole_or_not_at_all(url: str, database: Database) -> None:
     with pytest.raises(RuntimeError), database.transaction() as connection:
         add_rollout(connection, record())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -22,11 +23,15 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from packhorse_agent.contract.recipe import (
     DynamicWi8Afp32,
+    Fp16,
     Fp32,
     MixedWi8Ai8,
+    QatWi8Ai8,
     Recipe,
     StaticWi8Ai8,
     StaticWi8Ai16,
+    WeightOnlyWi4Afp32,
+    WeightOnlyWi8Afp32,
 )
 from packhorse_host.errors import PackhorseError
 from packhorse_host.evaluate.samples import Samples
@@ -34,8 +39,11 @@ from packhorse_host.quantize.calibrate.collect import collect_ranges
 from packhorse_host.quantize.calibrate.graph import clipped_inputs, range_tensors
 from packhorse_host.quantize.calibrate.observer import Range
 from packhorse_host.quantize.errors import CalibrationNeededError, ModelError
+from packhorse_host.quantize.graph import Level, optimized
+from packhorse_host.quantize.half import halve
 from packhorse_host.quantize.prepare import compact, prepare
 from packhorse_host.quantize.source import SourceModel, standard_opset
+from packhorse_host.quantize.weight_only import eight_bit_weights, four_bit_weights
 
 StaticRecipe: TypeAlias = StaticWi8Ai8 | StaticWi8Ai16 | MixedWi8Ai8
 
@@ -65,17 +73,50 @@ def emit(source: SourceModel, recipe: Recipe, calibration: Samples | None) -> by
 
     Raises:
         CalibrationNeededError: the recipe needs calibration and there is none.
-        ModelError: the model does not quantize.
+        ActivationError: the float model makes NaN or infinity of the calibration data.
+        ModelError: the model does not quantize, is quantized already, or is not where the recipe says so.
     """
+    _check_kind(source, recipe)
     if isinstance(recipe, Fp32):
         return source.data
-    if isinstance(recipe, DynamicWi8Afp32):
-        return _emitted(lambda: _dynamic(recipe, source))
-    if not isinstance(recipe, StaticWi8Ai8 | StaticWi8Ai16 | MixedWi8Ai8):
-        raise ModelError(f"recipe {recipe.name} cannot be packed for ONNX Runtime yet")
+    if isinstance(recipe, StaticWi8Ai8 | StaticWi8Ai16 | MixedWi8Ai8):
+        return _emitted(partial(_static, recipe, source, _needed(recipe, calibration)))
+    if isinstance(recipe, QatWi8Ai8):
+        # Weights that were trained as float with Q/DQ pairs become integers; the pairs of activations stay.
+        return _emitted(lambda: optimized(source.data, Level.BASIC))
+    return _emitted(lambda: _without_data(recipe, prepare(source)))
+
+
+def _check_kind(source: SourceModel, recipe: Recipe) -> None:
+    trained = recipe.name == "qat_wi8_ai8"
+    if source.quantized and not trained:
+        raise ModelError(
+            f"recipe {recipe.name} wants a float model, and this one is quantized already; "
+            "quantizing it again would only lose more: --recipe qat_wi8_ai8 packs it as it is"
+        )
+    if trained and not source.quantized:
+        raise ModelError(
+            f"recipe {recipe.name} passes on a model that training has quantized, and this one has no Q/DQ "
+            "pairs; for a float model there are static_wi8_ai8 and others"
+        )
+
+
+def _needed(recipe: Recipe, calibration: Samples | None) -> Samples:
     if calibration is None:
         raise CalibrationNeededError(f"recipe {recipe.name} needs calibration data")
-    return _emitted(lambda: _static(recipe, source, calibration))
+    return calibration
+
+
+def _without_data(
+    recipe: Fp16 | DynamicWi8Afp32 | WeightOnlyWi8Afp32 | WeightOnlyWi4Afp32, model: Any
+) -> Any:
+    if isinstance(recipe, Fp16):
+        return halve(model)
+    if isinstance(recipe, DynamicWi8Afp32):
+        return _dynamic(recipe, model)
+    if isinstance(recipe, WeightOnlyWi8Afp32):
+        return eight_bit_weights(model, recipe)
+    return four_bit_weights(model, recipe)
 
 
 def _emitted(quantize: Callable[[], Any]) -> bytes:
@@ -88,15 +129,16 @@ def _emitted(quantize: Callable[[], Any]) -> bytes:
     return compact(model)
 
 
-def _dynamic(recipe: DynamicWi8Afp32, source: SourceModel) -> Any:
-    model = prepare(source)
+def _dynamic(recipe: DynamicWi8Afp32, model: Any) -> Any:
+    floats = _float_nodes(recipe, model.graph)
     with tempfile.TemporaryDirectory(prefix="packhorse-") as folder:
         path = Path(folder) / "quantized.onnx"
         quantize_dynamic(
             model,
             path,
             op_types_to_quantize=list(recipe.operators),
-            nodes_to_exclude=list(_float_nodes(recipe, model.graph)),
+            # A Gemm is split into MatMul and Add first, under new names.
+            nodes_to_exclude=[*floats, *(f"{name}_MatMul" for name in floats)],
             per_channel=recipe.per_channel,
             weight_type=QuantType.QInt8,
         )

@@ -9,12 +9,15 @@
     └── UnservedProfileError          no runtime of the profile can be packed for
     ConfigError
     ├── UnknownRecipeError            no recipe has this name
+    ├── UnsupportedRecipeError        the runtime cannot have this recipe, or not with these options
     └── CalibrationNeededError        the recipe fixes activation ranges and there is no data to fix them with
+    RefusedError
+    └── UselessQuantizationError      no smaller, not quantized, or with outputs that are constant or not finite
 """
 
 from __future__ import annotations
 
-from packhorse_host.errors import BadInputError, ConfigError
+from packhorse_host.errors import BadInputError, ConfigError, RefusedError
 
 
 class ModelError(BadInputError):
@@ -37,5 +40,13 @@ class UnknownRecipeError(ConfigError):
     """No recipe has this name."""
 
 
+class UnsupportedRecipeError(ConfigError):
+    """The runtime cannot have this recipe, or not with these options; the text says why."""
+
+
 class CalibrationNeededError(ConfigError):
     """The recipe needs calibration data and none was given."""
+
+
+class UselessQuantizationError(RefusedError):
+    """What a quantizer made is no smaller, not quantized, or gives constant or non-finite outputs."""

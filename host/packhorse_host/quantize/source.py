@@ -15,12 +15,19 @@ from packhorse_agent.contract.manifest import TensorSpec
 from packhorse_agent.runtime.onnxruntime_cpu import DATATYPES
 from packhorse_host.errors import BadInputError
 from packhorse_host.quantize.errors import ModelError, UnsupportedOperatorError
-from packhorse_host.quantize.graph import open_session, quiet_options
+from packhorse_host.quantize.graph import all_nodes, open_session, quiet_options
 
 _PROTOBUF_MAX_BYTES: Final = 2**31 - 1
 _FIRST_OPSET: Final = 7
 """ONNX Runtime guarantees operators from this version of the operator set on."""
 _RUNTIME_DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"})
+_QUANTIZED: Final = frozenset(
+    {
+        "ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "MatMulNBits",
+        "QLinearConv", "QLinearMatMul", "QuantizeLinear",
+    }
+)  # fmt: skip
+"""Operators that a float model has no use for."""
 _OTHER_FORMATS: Final = (
     (0, b"PK\x03\x04", "a zip archive (PyTorch?)"),
     (4, b"TFL3", "a TensorFlow Lite model"),
@@ -29,7 +36,7 @@ _OTHER_FORMATS: Final = (
 
 @dataclass(frozen=True)
 class SourceModel:
-    """A float ONNX model that ONNX Runtime loads."""
+    """An ONNX model that ONNX Runtime loads."""
 
     data: bytes
     """The file; weights from files beside it are taken in."""
@@ -37,6 +44,8 @@ class SourceModel:
     """Of `data`."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    quantized: bool = False
+    """Whether it came with quantized weights or activations: by training, or from another tool."""
 
     @property
     def one_at_a_time(self) -> bool:
@@ -48,7 +57,7 @@ def read_source(path: Path) -> SourceModel:
     """Read and check a model file.
 
     Raises:
-        ModelError: not ONNX, truncated, quantized already, or with inputs that are no tensors.
+        ModelError: not ONNX, truncated, or with inputs that are no tensors.
         UnsupportedOperatorError: operators that ONNX Runtime does not know.
         BadInputError: no such file.
     """
@@ -60,7 +69,11 @@ def read_source(path: Path) -> SourceModel:
         data = _with_weights_inside(path)
     session = open_session(data, quiet_options())
     return SourceModel(
-        data, sha256_hex(data), _specs(path, session.get_inputs()), _specs(path, session.get_outputs())
+        data,
+        sha256_hex(data),
+        _specs(path, session.get_inputs()),
+        _specs(path, session.get_outputs()),
+        quantized=any(node.op_type in _QUANTIZED for node in all_nodes(model.graph)),
     )
 
 
@@ -121,9 +134,6 @@ def _check_structure(path: Path, model: Any) -> None:
         onnx.checker.check_model(str(path) if _uses_other_files(model) else model)
     except (onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(f"{path}: not a valid ONNX model: {str(error).strip().splitlines()[0]}") from error
-    quantized = {"QuantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"}
-    if any(node.op_type in quantized for node in model.graph.node):
-        raise ModelError(f"{path}: is quantized already; a float model is expected")
 
 
 def _uses_other_files(model: Any) -> bool:

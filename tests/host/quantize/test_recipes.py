@@ -5,7 +5,19 @@ from __future__ import annotations
 import pytest
 
 from packhorse_agent.contract.exit_codes import ExitCode
-from packhorse_agent.contract.recipe import DynamicWi8Afp32, Fp32, StaticWi8Ai8
+from packhorse_agent.contract.recipe import (
+    DynamicWi8Afp32,
+    Fp16,
+    Fp32,
+    MixedWi8Ai8,
+    QatWi8Ai8,
+    Recipe,
+    StaticWi8Ai8,
+    StaticWi8Ai16,
+    WeightOnlyWi4Afp32,
+    WeightOnlyWi8Afp32,
+)
+from packhorse_agent.contract.recipe_record import RECIPE_NAMES
 from packhorse_agent.profiles import builtin_profiles
 from packhorse_host.quantize.errors import UnknownRecipeError, UnservedProfileError
 from packhorse_host.quantize.recipes import choose_recipe, choose_runtime, needs_calibration
@@ -42,14 +54,41 @@ def test_static_suits_the_processor(architecture: str, activations: str) -> None
     assert not recipe.symmetric_activations
 
 
-def test_recipes_by_name() -> None:
-    assert choose_recipe("fp32", profile()) == Fp32()
-    assert choose_recipe("dynamic_wi8_afp32", profile()) == DynamicWi8Afp32()
+@pytest.mark.parametrize("name", sorted(set(RECIPE_NAMES) - {"mixed_wi8_ai8"}))
+@pytest.mark.parametrize("architecture", ["aarch64", "x86_64"])
+def test_every_recipe_but_the_searched_one_has_a_name_to_choose(name: str, architecture: str) -> None:
+    assert choose_recipe(name, profile(architecture=architecture)).name == name
 
 
-def test_only_fixed_ranges_need_calibration() -> None:
-    needing = [needs_calibration(recipe) for recipe in (Fp32(), DynamicWi8Afp32(), StaticWi8Ai8())]
-    assert needing == [False, False, True]
+def test_a_mixed_plan_is_searched_not_named() -> None:
+    with pytest.raises(UnknownRecipeError, match="--recipe auto"):
+        choose_recipe("mixed_wi8_ai8", profile())
+
+
+@pytest.mark.parametrize(
+    "name", ["weight_only_wi3_afp32", "weight_only_wi2_afp32", "weight_only_wi1_afp32", "static_wi2_ai8"]
+)
+def test_below_four_bits_is_refused_with_the_reason(name: str) -> None:
+    with pytest.raises(UnknownRecipeError, match=r"below INT4.*weight_only_wi4_afp32 is the smallest"):
+        choose_recipe(name, profile())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "needed"),
+    [
+        (Fp32(), False),
+        (Fp16(), False),
+        (DynamicWi8Afp32(), False),
+        (StaticWi8Ai8(), True),
+        (StaticWi8Ai16(), True),
+        (MixedWi8Ai8(float_nodes=("a",)), True),
+        (WeightOnlyWi8Afp32(), False),
+        (WeightOnlyWi4Afp32(), False),
+        (QatWi8Ai8(), False),
+    ],
+)
+def test_only_fixed_ranges_need_calibration(recipe: Recipe, needed: bool) -> None:
+    assert needs_calibration(recipe) is needed
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import onnxruntime
 
 from packhorse_agent.contract.recipe import CalibrationMethod
 from packhorse_agent.runtime.datatypes import Array
@@ -112,7 +113,7 @@ def _histograms(watch: _Watch, tensors: Sequence[str]) -> dict[str, Observation]
 
 def _sizes(watch: _Watch, tensors: Sequence[str]) -> dict[str, int]:
     """Elements of each tensor for one sample."""
-    run = _runner(showing_sizes(watch.model, tensors))
+    run = _runner(showing_sizes(watch.model, tensors), once=True)
     (feed,) = watch.samples.batches(1, 0, 1)
     return {name: int(size) for name, size in zip(tensors, run(feed), strict=True)}
 
@@ -138,8 +139,10 @@ def _batches(watch: _Watch, sample_bytes: int) -> Iterator[Feed]:
         yield from watch.samples.batches(watch.samples.count - whole, whole)
 
 
-def _runner(shown: Any) -> Callable[[Feed], list[Array]]:
+def _runner(shown: Any, *, once: bool = False) -> Callable[[Feed], list[Array]]:
     options = quiet_options()
+    if once:  # optimizing takes longer than what it saves
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     # An arena keeps what the largest batch took; here memory goes back at once.
     options.enable_cpu_mem_arena = False
     session = open_session(shown.SerializeToString(), options)

@@ -17,6 +17,7 @@ from packhorse_host.bundle.errors import (
     QualityDropError,
 )
 from packhorse_host.bundle.outputs import constant_outputs, outputs_not_finite
+from packhorse_host.bundle.words import interval_text, metric_text
 from packhorse_host.errors import RefusedError
 from packhorse_host.quantize.search.policy import is_quantized, outgrows, promises_integers
 
@@ -121,7 +122,7 @@ def _dropped(evidence: Evidence) -> str:
         return ""
     interval = quality.drop_ci95_points
     return (
-        f"loses {quality.drop_points:.2f} points "
-        f"(95 % interval {interval.low:.2f} to {interval.high:.2f}) of {quality.fp32:.2f} % top-1, "
+        f"loses {interval_text(quality.drop_points, interval)} points of {quality.fp32:.2f} "
+        f"{metric_text(quality)}, 95 % interval in brackets; "
         f"--max-drop allows {limit:g}"
     )

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
-from packhorse_agent.contract.manifest import Evidence, TensorSpec
+from packhorse_agent.contract.manifest import Evidence, Interval, Quality, TensorSpec
 from packhorse_agent.contract.measurement import LatencySummary, Measurement
 
 UNKNOWN = "–"
+
+_METRICS = {
+    "top1_percent": "top-1 %",
+    "top5_percent": "top-5 %",
+    "ap50_percent": "AP50 %",
+    "ap75_percent": "AP75 %",
+    "exact_match_percent": "exact match %",
+    "cer_percent": "CER %",
+    "cosine_percent": "cosine %",
+    "linear_probe_percent": "linear probe %",
+    "frame_accuracy_percent": "frame accuracy %",
+    "auc_percent": "AUC %",
+    "output_sqnr_db": "SQNR dB",
+    "output_cosine_percent": "output cosine %",
+}
+
+
+def metric_text(quality: Quality) -> str:
+    """The metric with its unit: `top-1 %`."""
+    return _METRICS.get(quality.metric, f"{quality.metric} {quality.unit}")
+
+
+def interval_text(value: float, interval: Interval) -> str:
+    """A figure with its interval: `0.20 (-0.10 to 0.50)`."""
+    return f"{value:.2f} ({interval.low:.2f} to {interval.high:.2f})"
 
 
 def score_text(evidence: Evidence) -> str:
@@ -18,8 +43,7 @@ def drop_text(evidence: Evidence) -> str:
     """What was lost, in points, with its interval: `0.20 (-0.10 to 0.50)`."""
     if evidence.quality is None:
         return UNKNOWN
-    interval = evidence.quality.drop_ci95_points
-    return f"{evidence.quality.drop_points:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+    return interval_text(evidence.quality.drop_points, evidence.quality.drop_ci95_points)
 
 
 def size_text(evidence: Evidence) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from packhorse_agent.contract.manifest import Quality
 from packhorse_agent.contract.recipe import MixedWi8Ai8, Recipe, StaticWi8Ai8
@@ -13,6 +13,9 @@ from packhorse_host.quantize.graph import KernelCounts
 
 StaticRecipe = StaticWi8Ai8 | MixedWi8Ai8
 """Recipes with 8-bit ranges from calibration."""
+
+TIE: Final = 0.03
+"""Latencies that differ by less count as alike."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Score:
 class Bench(Protocol):
     """One model, tried by recipes for one profile; every answer is kept, so that asking again is free.
 
-    All but `layers` raise `ModelError`, `ModelLoadError` or `OutputsError` where a recipe does not work for the model.
+    All but `layers` raise `ModelError`, `ModelLoadError` or `OutputsError` where a recipe does not work.
     """
 
     def layers(self) -> Sequence[Layer]:
@@ -87,5 +90,6 @@ class Point:
 
     @property
     def slower(self) -> bool:
-        """Whether it lost the race against FP32, beyond doubt."""
-        return self.race is not None and self.race.speedup_ci95.high < 1
+        """Whether it lost the race against FP32: beyond doubt, or by more than `TIE`."""
+        race = self.race
+        return race is not None and (race.speedup_ci95.high < 1 or race.speedup < 1 - TIE)

@@ -99,7 +99,8 @@ def pick(points: Sequence[Point], budget: Budget, preference: Preference) -> tup
     2. For `Preference.SIZE` the smallest.
     3. Where candidates were raced on the profile's own architecture: FP32 if all of them are slower;
        else the fastest, and among those that measuring cannot tell from it the best by 4.
-    4. Else the largest share of integer kernels, then the fewest conversions, then the smallest file.
+    4. Else the largest share of integer kernels, then the fewest conversions, then the smallest file, to a
+       hundredth of FP32's; then what was tried first.
     """
     fp32 = next(point for point in points if isinstance(point.recipe, Fp32))
     assert fp32.score is not None  # noqa: S101
@@ -134,7 +135,7 @@ def _fastest(sound: Sequence[Point], fp32: Point, limit: str) -> tuple[Point, st
     assert top.race is not None  # noqa: S101
     low = top.race.speedup_ci95.low
     tied = [point for point in raced if point.race is not None and point.race.speedup_ci95.high >= low]
-    best = max(tied, key=_integer_rank)
+    best = max(tied, key=lambda point: _integer_rank(point, fp32))
     return best, (
         f"{best.recipe.name}: none that holds the budget of {limit} is faster "
         f"on a machine of the profile's own architecture"
@@ -145,7 +146,7 @@ def _most_integer(sound: Sequence[Point], fp32: Point, limit: str) -> tuple[Poin
     integer = [point for point in sound if point.kernels.integer]
     if not integer:
         return fp32, f"fp32: what holds the budget of {limit} has no integer kernels to be faster with"
-    best = max(integer, key=_integer_rank)
+    best = max(integer, key=lambda point: _integer_rank(point, fp32))
     kernels = best.kernels
     return best, (
         f"{best.recipe.name}: of those that hold the budget of {limit} it has the most integer kernels "
@@ -154,8 +155,12 @@ def _most_integer(sound: Sequence[Point], fp32: Point, limit: str) -> tuple[Poin
     )
 
 
-def _integer_rank(point: Point) -> tuple[float, int, int]:
-    return point.integer_share, -point.kernels.conversions, -point.size_bytes
+def _integer_rank(point: Point, fp32: Point) -> tuple[float, int, int]:
+    return (
+        point.integer_share,
+        -point.kernels.conversions,
+        -round(100 * point.size_bytes / fp32.size_bytes),
+    )
 
 
 def _speedup(point: Point) -> float:

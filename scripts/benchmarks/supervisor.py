@@ -26,8 +26,12 @@ def main() -> None:
     parser = options("Memory and CPU of an idle supervisor; time from publish to committed.")
     parser.add_argument("--idle-s", type=float, default=30.0, help="how long to watch it idle (default 30)")
     parser.add_argument("--releases", type=int, default=3, help="how many releases to time (default 3)")
+    parser.add_argument("--agent-bin", type=Path, help="bin/ of an environment with the agent's extra alone")
     parsed = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="packhorse-bench-") as name, commands(Path(name)) as run:
+    with (
+        tempfile.TemporaryDirectory(prefix="packhorse-bench-") as name,
+        commands(Path(name), parsed.agent_bin) as run,
+    ):
         _prepare(run, Path(name))
         before = _idle(run, parsed.idle_s)
         times_s = [_release(run, f"1.{at}") for at in range(parsed.releases)]

@@ -21,13 +21,17 @@ class DemoError(Exception):
 
 
 class Commands:
-    """Runs commands in one folder, and keeps servers until the end."""
+    """Runs commands in one folder, and keeps servers until the end.
 
-    def __init__(self, folder: Path) -> None:
+    The agent may come from an environment of its own, as on a device: `agent_bin`.
+    """
+
+    def __init__(self, folder: Path, agent_bin: Path | None = None) -> None:
         self._folder = folder
         self._servers: list[subprocess.Popen[bytes]] = []
         self._pids: dict[str, int] = {}
         self._bin = Path(sys.executable).parent
+        self._agent_bin = agent_bin or self._bin
 
     def run(self, program: str, *arguments: str) -> str:
         """Run a command to its end and return its standard output.
@@ -36,7 +40,7 @@ class Commands:
             DemoError: it failed.
         """
         child = subprocess.Popen(
-            [str(self._bin / program), *arguments],
+            [self._path(program), *arguments],
             cwd=self._folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -59,7 +63,7 @@ class Commands:
         """Start a server; its output goes to `NAME.log`."""
         with (self._folder / f"{name}.log").open("wb") as log:
             child = subprocess.Popen(
-                [str(self._bin / program), *arguments],
+                [self._path(program), *arguments],
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -68,6 +72,9 @@ class Commands:
             )
         self._servers.append(child)
         self._pids[name] = child.pid
+
+    def _path(self, program: str) -> str:
+        return str((self._agent_bin if program == "packhorse-agent" else self._bin) / program)
 
     def pid_of(self, name: str) -> int:
         """The process id of a server."""
@@ -100,10 +107,10 @@ class Commands:
 
 
 @contextlib.contextmanager
-def commands(folder: Path) -> Iterator[Commands]:
+def commands(folder: Path, agent_bin: Path | None = None) -> Iterator[Commands]:
     """Commands whose servers end with the block, also on Ctrl-C and SIGTERM."""
     signal.signal(signal.SIGTERM, _interrupt)
-    running = Commands(folder)
+    running = Commands(folder, agent_bin)
     try:
         yield running
     finally:

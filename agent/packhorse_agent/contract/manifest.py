@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints, model_validator
 from packhorse_agent.contract.base import FileName, Name, Sha256Hex, Version, WireDocument, canonical_json
 from packhorse_agent.contract.chunks import index_sizes
 from packhorse_agent.contract.limits import ARTIFACT_MAX_BYTES, ARTIFACTS_MAX
-from packhorse_agent.contract.recipe import Recipe
+from packhorse_agent.contract.recipe_record import RecipeRecord
 
 MANIFEST_FILE = "manifest.json"
 
@@ -117,7 +117,10 @@ BuiltInMetric = Literal[
 """Metrics that every packer knows: classification, detection, text, embeddings, frames, free outputs."""
 
 OwnMetric = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$", max_length=200)
+    str,
+    StringConstraints(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$", max_length=200
+    ),
 ]
 """A metric of the packing side's own, as Python finds it: `package.module:attribute`."""
 
@@ -176,7 +179,7 @@ class Manifest(WireDocument):
     model: Name
     version: Version
     profile: Name
-    recipe: Recipe
+    recipe: RecipeRecord
     runtime: RuntimeRequirement
     inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
     outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from packhorse_agent.contract.base import HumanDocument, Name, Version
-from packhorse_agent.contract.recipe import RecipeName
+from packhorse_agent.contract.recipe_record import RecipeName
 
 RuntimeName = Literal["onnxruntime", "litert", "tflite-runtime", "executorch", "pytorch-mobile", "tensorrt"]
 

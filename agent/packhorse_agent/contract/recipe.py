@@ -1,9 +1,12 @@
-"""Recipes: named, frozen ways to quantize. The name says weights, activations and mode."""
+"""Recipes: named, frozen ways to quantize. The name says weights, activations and mode.
+
+Devices carry the recipe of a manifest as a record (`recipe_record`) and never import this.
+"""
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -101,7 +104,8 @@ class WeightOnlyWi4Afp32(WireDocument):
     """INT4 weights in blocks with a scale each, for matrix products."""
 
     name: Literal["weight_only_wi4_afp32"] = "weight_only_wi4_afp32"
-    block_size: Literal[16, 32, 64, 128, 256] = 32
+    block_size: Literal[16, 32, 64, 128, 256] | None = 32
+    """Weights that share a scale; None: all of an output channel."""
     symmetric: bool = True
 
 
@@ -124,17 +128,3 @@ Recipe = Annotated[
     Field(discriminator="name"),
 ]
 """Any recipe; the manifest stores it whole, so that `pack --reproduce` can replay it."""
-
-RecipeName = Literal[
-    "fp32",
-    "fp16",
-    "dynamic_wi8_afp32",
-    "static_wi8_ai8",
-    "static_wi8_ai16",
-    "mixed_wi8_ai8",
-    "weight_only_wi8_afp32",
-    "weight_only_wi4_afp32",
-    "qat_wi8_ai8",
-]
-
-RECIPE_NAMES: tuple[str, ...] = get_args(RecipeName)

@@ -22,7 +22,7 @@ from packhorse_agent.contract.base import sha256_hex
 from packhorse_agent.contract.limits import METADATA_MAX_BYTES
 from packhorse_agent.store.durable import write_durable
 from packhorse_agent.store.files import OS_FILES, Files
-from packhorse_agent.trust.needs import CHUNK_INDEX_FIELD
+from packhorse_agent.trust.signed import CHUNK_INDEX_FIELD
 from packhorse_host.repository.content import index_digests
 from packhorse_host.repository.errors import DamagedRepositoryError, TooLargeError
 

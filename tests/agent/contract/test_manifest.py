@@ -84,7 +84,7 @@ BROKEN: dict[str, dict[str, Any]] = {
     "another format": {"format": 2},
     "a name with a slash": {"model": "a/b"},
     "a version in words": {"version": "latest"},
-    "an unknown recipe": {"recipe": {"name": "magic"}},
+    "a recipe with an unsafe name": {"recipe": {"name": "../magic"}},
     "a recipe without a name": {"recipe": {}},
     "an unknown runtime": {"runtime": {"name": "abacus", "minimum_version": "1"}},
     "no thread": {"runtime": {"name": "onnxruntime", "minimum_version": "1", "threads": 0}},

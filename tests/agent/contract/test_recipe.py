@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from pydantic import TypeAdapter, ValidationError
 
-from packhorse_agent.contract.recipe import RECIPE_NAMES, Recipe, StaticWi8Ai8
+from packhorse_agent.contract.recipe import Recipe, StaticWi8Ai8
+from packhorse_agent.contract.recipe_record import RECIPE_NAMES, RecipeRecord
 from tests.agent.contract.strategies import recipes
 
 RECIPE: TypeAdapter[Any] = TypeAdapter(Recipe)
@@ -22,6 +23,25 @@ def test_every_name_is_a_recipe_with_defaults(name: str) -> None:
 @given(recipes)
 def test_a_recipe_reads_back_with_all_its_settings(recipe: Recipe) -> None:
     assert RECIPE.validate_json(RECIPE.dump_json(recipe)) == recipe
+
+
+@given(recipes)
+def test_a_recipe_comes_back_whole_from_its_record(recipe: Recipe) -> None:
+    record = RecipeRecord.model_validate(recipe)
+    again = RecipeRecord.model_validate_json(record.model_dump_json())
+    assert (again, again.name) == (record, recipe.name)
+    assert RECIPE.validate_python(again.model_dump()) == recipe
+
+
+def test_a_recipe_that_came_later_can_be_carried_all_the_same() -> None:
+    record = RecipeRecord.model_validate_json('{"name": "static_wi2_ai2", "lattice": [1, 2]}')
+    assert record.model_dump() == {"name": "static_wi2_ai2", "lattice": [1, 2]}
+
+
+@pytest.mark.parametrize("name", ["", "../x", "Static", "a" * 64, 7])
+def test_a_record_has_a_name_that_is_safe_in_paths(name: Any) -> None:
+    with pytest.raises(ValidationError):
+        RecipeRecord.model_validate({"name": name})
 
 
 def test_static_int8_defaults_to_what_runs_in_integers() -> None:

@@ -56,7 +56,7 @@ def test_it_accepts_and_says_what_the_metadata_says(fleet: FleetSimulator, make:
     assert (view.version, view.expired) == (fleet.timestamp.version, False)
     assert view.expires == min(fleet.timestamp.expires, fleet.roles["rollouts"].expires)
     assert view.issued_at == fleet.at(days=-10)
-    assert view.tags("edge-1") == {"canary"}
+    assert view.tags("edge-1") == frozenset({"canary"})
     assert view.tags("edge-2") == frozenset()
     assert view.resolve(MANIFEST_PATH) == TargetInfo(sha256(MANIFEST), len(MANIFEST), "0")
     assert view.resolve("bundles/detector/9/none/fp32/manifest.json") is None

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
+
+from pydantic import ValidationError
 
 from packhorse_agent.contract.base import sha256_hex
 from packhorse_agent.contract.chunks import index_sizes
 from packhorse_agent.contract.limits import MANIFEST_MAX_BYTES
 from packhorse_agent.contract.manifest import Manifest
 from packhorse_agent.contract.rollout import BundleRef
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,12 @@ class SignedBlobs:
             self._blobs.update((blob.sha256, blob) for blob in self._named(data))
 
     def _named(self, manifest: bytes) -> Iterator[SignedBlob]:
-        for artifact in Manifest.model_validate_json(manifest).artifacts:
+        try:
+            artifacts = Manifest.model_validate_json(manifest).artifacts
+        except ValidationError as error:  # of another version: its blobs go out unchecked
+            _log.warning("a published manifest cannot be read: %s", error.errors()[0]["msg"])
+            return
+        for artifact in artifacts:
             names = (artifact.sha256, *artifact.chunk_index)
             sizes = (artifact.size_bytes, *index_sizes(artifact.size_bytes))
             for level, (sha256, size_bytes) in enumerate(zip(names, sizes, strict=True)):

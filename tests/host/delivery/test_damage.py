@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -19,13 +21,16 @@ from packhorse_agent.contract.chunks import (
 )
 from packhorse_agent.contract.limits import CHUNK_SIZE_BYTES
 from packhorse_agent.contract.manifest import Manifest
+from packhorse_agent.contract.rollout import BundleRef
 from packhorse_agent.contract.states import FailureReason
 from packhorse_agent.contract.topics import WantTopic, blob_shard
 from packhorse_agent.store.blobs import BlobStore
 from packhorse_agent.transfer import BlobSpec, Completed, Downloader, DownloadEvent, Failed
 from packhorse_host.delivery import ChunkServer
 from packhorse_host.delivery.damage import ASKED_MAX_BYTES, AskedChunks
-from packhorse_host.delivery.signed import SignedBlobs
+from packhorse_host.delivery.signed import SignedBlob, SignedBlobs
+from packhorse_host.repository.release_info import ReleaseInfo
+from tests.fakes.blobs import MemorySource
 from tests.fakes.delivery import FLEET, ManualClock
 from tests.fakes.memory_files import MemoryFiles
 from tests.host.repository.bundles import make_bundle
@@ -220,6 +225,27 @@ def test_what_is_published_later_is_checked_too(rig: Rig, tmp_path: Path) -> Non
     rig.flip(0, rig.blobs / sha256)
     assert rig.ask(0, 1, sha256=sha256) == [0]
     assert rig.ask(0, 1, sha256=sha256) == [ReplyKind.NOT_FOUND]
+
+
+def test_a_manifest_of_a_version_that_is_not_known_stops_nothing() -> None:
+    text = b'{"format": 99}'
+    ref = BundleRef(target="bundles/x", sha256=hashlib.sha256(text).hexdigest(), size_bytes=len(text))
+    source = MemorySource([])
+    source.content[ref.sha256] = text
+
+    class Published:
+        def version(self) -> int:
+            return 1
+
+        def releases(self) -> list[ReleaseInfo]:
+            return [ReleaseInfo("x", "1.0", "p", "fp32", ref)]
+
+        def open_blob(self, sha256: str) -> BinaryIO | None:
+            return source.open_blob(sha256)
+
+    signed = SignedBlobs(Published(), Path("/blobs"))
+    assert signed.find("0" * 64) is None
+    assert signed.find(ref.sha256) == SignedBlob(ref.sha256, len(text), (), Path("/blobs") / ref.sha256)
 
 
 def test_metadata_that_no_manifest_names_is_sent_as_before(rig: Rig) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from packhorse_agent.contract.chunks import index_sizes
-from packhorse_agent.contract.limits import ARTIFACT_MAX_BYTES
 from packhorse_agent.store.blobs import BlobStore
 from packhorse_agent.transfer.flow import ChunkKey
 from packhorse_agent.transfer.part import MemoryPart, Part
@@ -90,7 +89,8 @@ class Job:
         if above == len(self.levels):
             self.fetch = Fetch(self, level, MemoryPart(blobs, level.sha256, level.size_bytes))
             return self.fetch
-        digests = blobs.read(self.levels[above].sha256, ARTIFACT_MAX_BYTES)
+        index = self.levels[above]
+        digests = blobs.read(index.sha256, index.size_bytes)
         partial = blobs.open_partial(level.sha256, level.size_bytes, digests)
         self.fetch = Fetch(self, level, partial)
         self.fetch.reuse = blobs.reusable(digests, partial.missing())

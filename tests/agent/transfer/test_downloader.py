@@ -243,6 +243,21 @@ def test_a_blob_that_the_host_lacks_fails_at_once() -> None:
     assert rig.asked() == [(SMALL.sha256, 0)]
 
 
+def test_an_index_is_read_into_no_more_memory_than_it_needs() -> None:
+    """A bound for any artifact would ask a small device for gigabytes, and be refused."""
+    sizes: list[int] = []
+
+    class Recording(MemoryFiles):
+        def read(self, handle: int, size_bytes: int, offset: int) -> bytes:
+            sizes.append(size_bytes)
+            return super().read(handle, size_bytes, offset)
+
+    rig = Rig(Recording(ROOT))
+    rig.downloader.want(BLOB.spec)
+    rig.send_index(BLOB)
+    assert sizes and max(sizes) <= len(BLOB.levels[0]) + 1
+
+
 def test_a_missing_index_fails_the_blob() -> None:
     rig = Rig()
     rig.downloader.want(BLOB.spec)

@@ -112,6 +112,9 @@ class MemoryFiles:
     def reserve(self, handle: int, size_bytes: int) -> None:
         self._effect(lambda: self._grow(self._handles[handle], size_bytes))
 
+    def begin_sync(self, handle: int, offset: int, size_bytes: int) -> None:
+        """No effect: what was only begun is lost with the power."""
+
     def sync(self, handle: int) -> None:
         node = self._handles[handle]
 

@@ -21,8 +21,11 @@ from packhorse_agent.errors import ConflictError, EnvironmentFaultError
 from packhorse_agent.store.errors import DigestMismatchError, StorageFullError
 from packhorse_agent.store.files import Files
 
-SYNC_EVERY_BYTES = 16 * 1024 * 1024
+SYNC_EVERY_BYTES = 32 * 1024 * 1024
 """At most this much is lost by a loss of power; over a slow link the caller syncs by time."""
+
+BEGIN_SYNC_CHUNKS = 16
+"""The disk is set to work on every MiB that is there, so that it works while the next one comes."""
 
 DATA_FILE = "data"
 BITMAP_FILE = "bitmap"
@@ -108,8 +111,7 @@ class PartialBlob:
         self._files.write(data, raw, index * CHUNK_SIZE_BYTES)
         self._mark(index, raw)
         self._unsynced_bytes += len(raw)
-        if self._unsynced_bytes >= SYNC_EVERY_BYTES:
-            self.sync()
+        self._sync_some(index)
         return True
 
     def settle(self, max_bytes: int) -> bool:
@@ -239,6 +241,15 @@ class PartialBlob:
         self._bitmap[index >> 3] |= 1 << (index & 7)
         self._write_bits(index)
         self._settled(index, raw)
+
+    def _sync_some(self, index: int) -> None:
+        """Let the disk keep up; what `complete` does next anyway is left to it."""
+        if self._unsynced_bytes >= SYNC_EVERY_BYTES and self.find_missing(0) >= 0:
+            self.sync()
+        elif (index + 1) % BEGIN_SYNC_CHUNKS == 0:
+            first = index + 1 - BEGIN_SYNC_CHUNKS
+            size_bytes = BEGIN_SYNC_CHUNKS * CHUNK_SIZE_BYTES
+            self._files.begin_sync(self._opened()[0], first * CHUNK_SIZE_BYTES, size_bytes)
 
     def _settled(self, index: int, raw: bytes) -> None:
         if self._states[index] != _PRESENT:

@@ -24,6 +24,15 @@ def test_reads_and_writes_at_an_offset(tmp_path: Path) -> None:
     assert facts and facts.size_bytes == 10
 
 
+def test_to_begin_a_sync_changes_nothing_that_can_be_read(tmp_path: Path) -> None:
+    handle = OS_FILES.create(tmp_path / "f", 0o640)
+    OS_FILES.write(handle, b"abc" * 5000, 0)
+    OS_FILES.begin_sync(handle, 0, 1 << 20)
+    assert OS_FILES.read(handle, 20_000, 0) == b"abc" * 5000
+    OS_FILES.close(handle)
+    OS_FILES.begin_sync(handle, 0, 1)  # a hint never fails
+
+
 def test_what_is_not_there_is_no_error_to_ask_for_or_remove(tmp_path: Path) -> None:
     absent = tmp_path / "absent"
     assert OS_FILES.facts(absent) is None

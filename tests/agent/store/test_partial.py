@@ -281,6 +281,30 @@ def test_many_chunks_share_one_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     assert partial.unsynced_bytes == 0
 
 
+def test_the_disk_works_while_the_next_chunks_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partial_module, "BEGIN_SYNC_CHUNKS", 2)
+    begun: list[tuple[int, int]] = []
+
+    class Recording(MemoryFiles):
+        def begin_sync(self, handle: int, offset: int, size_bytes: int) -> None:
+            begun.append((offset // CHUNK_SIZE_BYTES, size_bytes // CHUNK_SIZE_BYTES))
+
+    partial = _open(Recording(ROOT))
+    for index in (0, 1, 3, 2, 1, 4):
+        partial.write_chunk(index, BLOB.chunk(index))
+    assert begun == [(0, 2), (2, 2)]
+
+
+def test_the_last_sync_is_left_to_completion(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partial_module, "SYNC_EVERY_BYTES", len(BLOB.data))
+    partial = _open(MemoryFiles(ROOT))
+    for index in range(BLOB.count):
+        partial.write_chunk(index, BLOB.chunk(index))
+    assert partial.unsynced_bytes == len(BLOB.data)
+    partial.complete()
+    assert partial.unsynced_bytes == 0
+
+
 def test_a_chunk_that_the_disk_refuses_does_not_count() -> None:
     files = MemoryFiles(ROOT)
     partial = _open(files)

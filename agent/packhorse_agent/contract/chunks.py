@@ -159,6 +159,14 @@ def decode_frame(frame: bytes) -> Chunk | Reply:
     raise MalformedMessageError(f"unknown frame kind {frame[:2]!r}")
 
 
+def claimed_chunk(frame: bytes) -> tuple[str, int] | None:
+    """Blob and number of the chunk that a frame says it carries, whole or not; None when it says none."""
+    if frame[:2] != b"PC" or len(frame) < _CHUNK_HEAD.size:
+        return None
+    _, _, _, index, _, blob = _CHUNK_HEAD.unpack_from(frame)
+    return blob.hex(), index
+
+
 def encode_want(want: Want) -> bytes:
     """Frame a request."""
     head = _WANT_HEAD.pack(

@@ -11,7 +11,15 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from random import Random
 
-from packhorse_agent.contract.chunks import Chunk, Reply, ReplyKind, Want, decode_frame, ranges_of
+from packhorse_agent.contract.chunks import (
+    Chunk,
+    Reply,
+    ReplyKind,
+    Want,
+    claimed_chunk,
+    decode_frame,
+    ranges_of,
+)
 from packhorse_agent.contract.errors import MalformedMessageError
 from packhorse_agent.contract.states import FailureReason
 from packhorse_agent.errors import BadInputError, EnvironmentFaultError, NotFoundError
@@ -77,6 +85,7 @@ class Downloader:
             message = decode_frame(frame)
         except MalformedMessageError:
             self.counters.malformed += 1
+            self._on_malformed(frame)
             return
         fetch = self._fetches.get(message.blob_sha256)
         if fetch is None:
@@ -155,6 +164,12 @@ class Downloader:
         elif fetch.dirty_since_s is None:
             fetch.dirty_since_s = now_s
         self._complete_if_finished(fetch)
+
+    def _on_malformed(self, frame: bytes) -> None:
+        key = claimed_chunk(frame)
+        if key is not None and (fetch := self._fetches.get(key[0])):
+            self._on_corrupt(fetch, key)
+            self._pump()
 
     def _on_corrupt(self, fetch: Fetch, key: ChunkKey) -> None:
         """Asked for again when its time is over, with an end; what nobody asked for ends nothing."""

@@ -21,6 +21,7 @@ from packhorse_agent.contract.chunks import (
     build_index,
     chunk_count,
     chunk_size,
+    claimed_chunk,
     decode_frame,
     decode_want,
     digest_at,
@@ -172,6 +173,14 @@ BAD_WANTS = {
     "too many ranges": WANT_HEAD.pack(b"PW", 1, 0, 1, 8, WANT_MAX_RANGES + 1, bytes(32))
     + struct.pack(">II", 1, 1) * (WANT_MAX_RANGES + 1),
 }
+
+
+def test_a_torn_frame_still_says_which_chunk_it_was() -> None:
+    whole = encode_chunk(Chunk("ab" * 32, 7, b"x" * 100))
+    for frame in (whole, whole[:-1], whole + b"x", whole[:44]):
+        assert claimed_chunk(frame) == ("ab" * 32, 7)
+    for frame in (b"", b"PC", whole[:43], b"PR" + whole[2:]):
+        assert claimed_chunk(frame) is None
 
 
 @pytest.mark.parametrize("frame", BAD_WANTS.values(), ids=BAD_WANTS.keys())

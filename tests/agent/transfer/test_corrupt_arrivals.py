@@ -67,6 +67,16 @@ def test_a_chunk_that_always_comes_damaged_fails_the_blob_within_minutes(index: 
     assert rig.files.open_handles == 0
 
 
+def test_a_chunk_that_always_comes_torn_fails_the_blob_within_minutes() -> None:
+    """Such a frame cannot be read, but it says which chunk it was."""
+    rig = Rig(BLOB)
+    torn = encode_chunk(Chunk(BLOB.sha256, 4, BLOB.chunk(4)))[:-1]
+    rig.delivery.frame_wire = lambda frames: [torn if frame[:-1] == torn else frame for frame in frames]
+    outcome = rig.outcome(BLOB.spec)
+    assert isinstance(outcome, Failed) and outcome.reason is FailureReason.DOWNLOAD_CORRUPT
+    assert rig.elapsed_s() < MINUTES_S
+
+
 def test_a_short_disturbance_fails_nothing() -> None:
     rig = Rig(BLOB)
     rig.damage(BLOB.sha256, 5, until_s=CORRUPT_PATIENCE_S - 5)

@@ -6,23 +6,30 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 
 from packhorse_agent.contract.exit_codes import ExitCode
 from packhorse_agent.contract.trustset import decode_trust_set
+from packhorse_agent.trust.keeper import TrustKeeper
+from packhorse_agent.trust.view import TrustedView
 from packhorse_host.broker import BrokerKind, BrokerNotFoundError, find_broker
 from packhorse_host.fleet.database import audit_break, load_audit
 from packhorse_host.fleet.devices import load_device
 from packhorse_host.fleet.enrol import expel_device
 from packhorse_host.fleet.opened import open_fleet
+from packhorse_host.fleet.rollouts import choose_bundles, start_rollout
+from packhorse_host.repository import Rotation
 from packhorse_host.telemetry.ingest import load_drops
 from packhorse_host.workspace import SETTINGS_FILE, Workspace
 from tests.fakes.fleet import state, window
 from tests.helpers import free_port, wait_until
+from tests.host.fleet.makers import spec
 from tests.integration.controllers import (
     DEVICE,
+    FLEET,
     ControllerProcess,
     Device,
     chunks_of,
@@ -185,6 +192,33 @@ def test_a_removed_device_is_cut_off_at_once_and_does_not_come_back(
     with open_fleet(workspace.folder) as fleet:
         expel_device(fleet, DEVICE, "test", 1.0)
     device.run_until(lambda: device.refused)
+
+
+@only_mosquitto
+def test_a_running_controller_takes_up_new_keys_and_devices_follow(
+    workspace: Workspace, serve: Serve, open_device: Callable[[Workspace], Device], tmp_path: Path
+) -> None:
+    serve(workspace)
+    device = open_device(workspace)
+    repository = workspace.repository()
+    (tmp_path / "trust").mkdir()
+    keeper = TrustKeeper(tmp_path / "trust", repository.root_metadata(), FLEET)
+
+    def accepted() -> TrustedView:
+        now = datetime.now(timezone.utc)
+        view = keeper.offer(decode_trust_set(device.trust_sets[-1]), lambda _: None, now)
+        assert isinstance(view, TrustedView)
+        return view
+
+    device.run_until(lambda: device.trust_sets)
+    before = accepted().version
+    roles = tuple(one.role for one in repository.standings())
+    repository.rotate(Rotation(roles, 1, 1, None))
+    device.run_until(lambda: accepted().version > before)
+    bundles = choose_bundles(repository.releases(), "detector", "1.0", None)
+    with open_fleet(workspace.folder) as fleet, fleet.database.transaction() as connection:
+        start_rollout(connection, spec(bundles=bundles, approve_empty=True), "test", 1.0)
+    device.run_until(lambda: [one.id for one in accepted().rollouts.rollouts] == ["first"])
 
 
 @only_mosquitto

@@ -38,5 +38,5 @@ def storage_error(error: OSError, what: str) -> EnvironmentFaultError:
     """The store's error for an operating system's one; `what` names the file or folder."""
     text = f"{what}: {error.strerror or error}"
     if error.errno in _FULL:
-        return StorageFullError(f"{text}; free some space or lower the storage budget")
+        return StorageFullError(f"{text}; free some space (on a device, a lower storage budget helps too)")
     return StorageFaultError(text, error.errno or 0)

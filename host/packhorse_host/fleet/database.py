@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, update
 from sqlalchemy.engine import make_url
@@ -18,6 +20,7 @@ from packhorse_host.fleet.lifecycle import last_retired_deployments
 from packhorse_host.fleet.model import LatestDeployment, RolloutRecord
 
 _BUSY_TIMEOUT_S = 10.0
+_ROOM_WANTED_BYTES = 256 * 1024
 
 
 class AuditEntry(WireDocument):
@@ -89,7 +92,8 @@ class Database:
         return None
 
     def _fault(self, what: str, error: DBAPIError) -> EnvironmentFaultError:
-        advice = "; free some space on its disk" if "full" in str(error.orig) else ""
+        full = "full" in str(error.orig) or _lies_on_a_full_disk(self._name)
+        advice = "; its disk is full: free some space" if full else ""
         return EnvironmentFaultError(f"the database {self._name} {what}: {error.orig}{advice}")
 
     def _prepare(self) -> None:
@@ -107,6 +111,14 @@ def _name(url: str) -> str:
     """Which database that is, for people, without a password."""
     address = make_url(url)
     return address.database or "in memory" if address.get_backend_name() == "sqlite" else str(address)
+
+
+def _lies_on_a_full_disk(name: str) -> bool:
+    """SQLite calls a disk without room for its shared memory an I/O error."""
+    try:
+        return shutil.disk_usage(Path(name).parent).free < _ROOM_WANTED_BYTES
+    except OSError:
+        return False
 
 
 def _open(url: str) -> Engine:

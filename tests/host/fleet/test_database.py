@@ -59,7 +59,7 @@ def test_a_file_that_is_no_database_is_said_so(tmp_path: Path) -> None:
 
 def test_a_full_disk_names_the_database_and_what_to_do(url: str, database: Database) -> None:
     with (
-        pytest.raises(EnvironmentFaultError, match=r"fleet\.sqlite refuses: .*full; free some space"),
+        pytest.raises(EnvironmentFaultError, match=r"fleet\.sqlite refuses: .*free some space"),
         database.transaction() as connection,
     ):
         connection.exec_driver_sql("PRAGMA max_page_count = 1")

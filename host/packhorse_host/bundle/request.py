@@ -17,12 +17,8 @@ from packhorse_host.bundle.descriptions import encode_labels, read_labels, read_
 from packhorse_host.bundle.rules import Rule
 from packhorse_host.bundle.settings import Settings
 from packhorse_host.errors import ConfigError
-from packhorse_host.evaluate.samples import (
-    LabelledSamples,
-    Samples,
-    read_calibration,
-    read_evaluation,
-)
+from packhorse_host.evaluate import read as data
+from packhorse_host.evaluate.samples import LabelledSamples, Samples
 from packhorse_host.quantize.errors import CalibrationNeededError
 from packhorse_host.quantize.graph import Architecture
 from packhorse_host.quantize.recipes import (
@@ -129,10 +125,11 @@ def read_material(request: PackRequest) -> Material:
     """
     source = read_source(request.model)
     inputs, outputs = source.inputs, source.outputs
+    how = data.read_preprocessing(request.preprocessing, request.calibration, request.evaluation)
     return Material(
         source=source,
-        calibration=read_calibration(request.calibration, inputs) if request.calibration else None,
-        evaluation=read_evaluation(request.evaluation, inputs) if request.evaluation else None,
+        calibration=data.read_calibration(request.calibration, inputs, how) if request.calibration else None,
+        evaluation=data.read_evaluation(request.evaluation, inputs, how) if request.evaluation else None,
         labels=encode_labels(read_labels(request.labels, outputs)) if request.labels else None,
         preprocessing=read_preprocessing(request.preprocessing, inputs) if request.preprocessing else None,
     )

@@ -4,28 +4,15 @@ from __future__ import annotations
 
 from packhorse_agent.contract.manifest import Evidence, Interval, Quality, TensorSpec
 from packhorse_agent.contract.measurement import LatencySummary, Measurement
+from packhorse_host.evaluate.metrics.registry import metric_title
 
 UNKNOWN = "–"
-
-_METRICS = {
-    "top1_percent": "top-1 %",
-    "top5_percent": "top-5 %",
-    "ap50_percent": "AP50 %",
-    "ap75_percent": "AP75 %",
-    "exact_match_percent": "exact match %",
-    "cer_percent": "CER %",
-    "cosine_percent": "cosine %",
-    "linear_probe_percent": "linear probe %",
-    "frame_accuracy_percent": "frame accuracy %",
-    "auc_percent": "AUC %",
-    "output_sqnr_db": "SQNR dB",
-    "output_cosine_percent": "output cosine %",
-}
+_UNITS = {"percent": "%", "db": "dB"}
 
 
 def metric_text(quality: Quality) -> str:
     """The metric with its unit: `top-1 %`."""
-    return _METRICS.get(quality.metric, f"{quality.metric} {quality.unit}")
+    return f"{metric_title(quality.metric)} {_UNITS.get(quality.unit, quality.unit)}"
 
 
 def interval_text(value: float, interval: Interval) -> str:

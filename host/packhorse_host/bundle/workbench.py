@@ -123,7 +123,9 @@ class Workbench:
         if kept:
             settings = recipe.model_dump(exclude={"name"}) | {"float_nodes": tuple(sorted(kept))}
             partly = MixedWi8Ai8.model_validate(settings)
-        model = emit(self._material.source, partly, self._material.calibration)
+        # Ranges from the probes alone: what matters is which layers hurt more, not by how much exactly.
+        samples = None if recipe.data_free else self._probes
+        model = emit(self._material.source, partly, samples)
         outputs = self._run(self._open(model, usable_cores()), self._probes)
         noise_db = worst_sqnr_db(self._fp32_on_probes, outputs)
         return 0.0 if noise_db is None else 10 ** (-noise_db / 10)

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from packhorse_host.cli.complete import profile_names
 from packhorse_host.cli.output import JsonOption, print_json, print_table
 
 if TYPE_CHECKING:
     from packhorse_host.bundle.pack import PackedBundle
-    from packhorse_host.bundle.rules import Rule
+    from packhorse_host.bundle.search_report import SearchReport
+    from packhorse_host.quantize.search.search import SearchResult
+
+_Choice = TypeVar("_Choice", bound=Enum)
 
 
 def pack(
     model: Annotated[Path, typer.Argument(help="A float model.", metavar="MODEL.onnx")],
     name: Annotated[str, typer.Option(help="The model's name: a-z, 0-9, `.`, `_`, `-`.")],
     version: Annotated[str, typer.Option(help="The release: numbers with dots, such as 1.0.2.")],
-    profile: Annotated[list[str], typer.Option(help="A device profile, or the path of one; repeatable.")],
+    profile: Annotated[
+        list[str],
+        typer.Option(help="A device profile, or the path of one; repeatable.", autocompletion=profile_names),
+    ],
     recipe: Annotated[
-        str, typer.Option(help="auto (what the profile prefers), fp32, dynamic_wi8_afp32 or static_wi8_ai8.")
+        str, typer.Option(help="auto (searched: see docs/guides/quantize.md), or a recipe by its name.")
     ] = "auto",
     calibration: Annotated[
         Path | None, typer.Option(help="An .npz with one array per model input, or a folder of them.")
@@ -32,14 +40,49 @@ def pack(
         Path | None, typer.Option(help="An .npz with one array per model input, and `labels`.")
     ] = None,
     max_drop: Annotated[
-        float | None, typer.Option(help="Refuse a bundle that loses more points of accuracy.", min=0.0)
+        float | None,
+        typer.Option(
+            help="Refuse a bundle that loses more points of the metric; auto: 1 by default.", min=0.0
+        ),
+    ] = None,
+    calibration_method: Annotated[
+        str | None,
+        typer.Option(
+            help="How static recipes choose ranges: minmax (the default), percentile, entropy, mse."
+        ),
+    ] = None,
+    percentile: Annotated[
+        float | None,
+        typer.Option(help="Share of the values inside a range, for the method percentile; 99.99 by default."),
+    ] = None,
+    equalize: Annotated[
+        bool, typer.Option("--equalize", help="Even out the scales of channels across layers first.")
+    ] = False,
+    correct_bias: Annotated[
+        bool, typer.Option("--correct-bias", help="Shift biases by the mean error of quantization.")
+    ] = False,
+    data_free: Annotated[
+        bool, typer.Option("--data-free", help="Calibrate on made-up inputs, where there is no data at all.")
+    ] = False,
+    prefer: Annotated[
+        str, typer.Option(help="What auto looks for among those that hold the budget: speed or size.")
+    ] = "speed",
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Let auto try all candidates, for the whole front.")
+    ] = False,
+    search_seconds: Annotated[
+        float, typer.Option(help="After these auto begins no further candidate.", min=0.0)
+    ] = 60.0,
+    front: Annotated[
+        Path | None, typer.Option(help="Draw what auto tried, accuracy over size and speed, as a PNG.")
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="Names of the classes, one a line.")] = None,
     preprocessing: Annotated[
         Path | None, typer.Option(help="How inputs are made, as one JSON object.")
     ] = None,
     allow: Annotated[
-        list[str] | None, typer.Option(help="Override a rule: not-quantized or max-drop; repeatable.")
+        list[str] | None,
+        typer.Option(help="Override a rule: not-quantized, growth, constant-output or max-drop; repeatable."),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the bundles go.")] = Path("bundles"),
     as_json: JsonOption = False,
@@ -52,37 +95,49 @@ def pack(
     Example:
       packhorse pack model.onnx --name detector --version 1.0 --profile raspberry-pi-5 \\
         --calibration calibration.npz --evaluation evaluation.npz --max-drop 1
+      packhorse pack model.onnx --name detector --version 1.0 --profile raspberry-pi-5 \\
+        --calibration calibration.npz --recipe static_wi8_ai8 --calibration-method mse --equalize
     """
     from packhorse_agent.profiles import find_profile
 
     profiles = [find_profile(reference) for reference in profile]
-    allowed = frozenset(_rule(text) for text in allow or ())
+    from packhorse_agent.contract.recipe import CalibrationMethod
+
+    method = _choice("--calibration-method", calibration_method, list(CalibrationMethod))
+    _check_front(front, recipe)
     with _progress(quiet=as_json) as announce:
         from packhorse_host.bundle.pack import pack as pack_bundles
         from packhorse_host.bundle.request import PackRequest
+        from packhorse_host.bundle.rules import OVERRIDABLE
+        from packhorse_host.bundle.settings import Settings
+        from packhorse_host.quantize.search.policy import Preference
 
+        preference = _choice("--prefer", prefer, list(Preference)) or Preference.SPEED
+        allowed = frozenset(rule for text in allow or () if (rule := _choice("--allow", text, OVERRIDABLE)))
+        settings = Settings(method, percentile, equalize, correct_bias, data_free)
         request = PackRequest(
             model, name, version, profiles, recipe, calibration, evaluation, max_drop, labels, preprocessing,
-            allowed, output,
+            allowed, output, settings, preference, thorough, search_seconds,
         )  # fmt: skip
         bundles = pack_bundles(request, announce)
     _warn(bundles)
+    if front is not None:
+        _draw(bundles, front)
     if as_json:
         print_json([_described(bundle) for bundle in bundles])
     else:
         _print(bundles)
 
 
-def _rule(text: str) -> Rule:
+def _choice(option: str, text: str | None, known: Sequence[_Choice]) -> _Choice | None:
     from packhorse_agent.toml_files import nearest
-    from packhorse_host.bundle.rules import Rule
     from packhorse_host.errors import ConfigError
 
-    known = [rule.value for rule in Rule]
-    if text not in known:
-        hint = nearest(text, known) or f"; there are {', '.join(known)}"
-        raise ConfigError(f'--allow: there is no rule "{text}"{hint}')
-    return Rule(text)
+    values = [choice.value for choice in known]
+    if text is not None and text not in values:
+        hint = nearest(text, values) or f"; there are {', '.join(values)}"
+        raise ConfigError(f'{option}: there is no "{text}"{hint}')
+    return next((choice for choice in known if choice.value == text), None)
 
 
 @contextlib.contextmanager
@@ -109,7 +164,42 @@ def _warn(bundles: list[PackedBundle]) -> None:
         typer.secho(text, err=True, fg=typer.colors.YELLOW, bold=True)
 
 
+def _check_front(front: Path | None, recipe: str) -> None:
+    from packhorse_host.bundle.front_image import check_front_file
+    from packhorse_host.errors import ConfigError
+
+    if front is None:
+        return
+    if recipe != "auto":
+        raise ConfigError("--front draws what --recipe auto tried; with a named recipe there is one point")
+    check_front_file(front)
+
+
+def _draw(bundles: list[PackedBundle], front: Path) -> None:
+    from packhorse_host.bundle.front_image import draw_fronts
+
+    searches = [(", ".join(profiles), found) for profiles, _, found in _searches(bundles)]
+    if searches:
+        front.write_bytes(draw_fronts(searches))
+
+
+def _searches(bundles: list[PackedBundle]) -> list[tuple[list[str], SearchResult, SearchReport]]:
+    """Each search once, with the profiles that it was for."""
+    from packhorse_host.bundle.search_report import report
+
+    found: list[tuple[list[str], SearchResult, SearchReport]] = []
+    for bundle in bundles:
+        known = next((profiles for profiles, result, _ in found if result is bundle.search), None)
+        if known is not None:
+            known.append(bundle.manifest.profile)
+        elif bundle.search is not None:
+            found.append(([bundle.manifest.profile], bundle.search, report(bundle.search)))
+    return found
+
+
 def _described(bundle: PackedBundle) -> dict[str, Any]:
+    from packhorse_host.bundle.search_report import report
+
     manifest = bundle.manifest
     return {
         "bundle": str(bundle.folder),
@@ -119,13 +209,22 @@ def _described(bundle: PackedBundle) -> dict[str, Any]:
         "digest": bundle.digest,
         "evidence": manifest.evidence,
         "measurement": bundle.measurement,
+        "search": report(bundle.search) if bundle.search else None,
         "notices": list(bundle.notices),
     }
 
 
 def _print(bundles: list[PackedBundle]) -> None:
-    headers = ["BUNDLE", "RECIPE", "TOP-1 %", "DROP (95 %)", "SIZE", "INTEGER", "SPEED-UP HERE"]
-    print_table(headers, [_row(bundle) for bundle in bundles])
+    from packhorse_host.bundle.search_report import headers, rows
+    from packhorse_host.bundle.words import metric_text
+
+    quality = bundles[0].manifest.evidence.quality
+    score = metric_text(quality).upper() if quality else "SCORE"
+    names = ["BUNDLE", "RECIPE", score, "DROP (95 %)", "SIZE", "INTEGER", "SPEED-UP HERE"]
+    print_table(names, [_row(bundle) for bundle in bundles])
+    for profiles, result, found in _searches(bundles):
+        typer.echo(f"\nSearched for {', '.join(profiles)}. Taken: {found.why}.")
+        print_table(headers(result), rows(found.tried))
 
 
 def _row(bundle: PackedBundle) -> list[str]:

@@ -85,6 +85,22 @@ def test_people_see_progress_and_a_table(
     assert "\x1b" not in shown.out + shown.err
 
 
+def test_a_search_is_shown_and_drawn(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a table for people, in JSON for programs, and as a picture."""
+    pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    front = tmp_path / "front.png"
+    searched = arguments(data, tmp_path / "out", recipe="auto", max_drop="20", front=str(front))
+    assert run(*searched) == 0
+    shown = capsys.readouterr()
+    assert "Searched for raspberry-pi-5. Taken: static_wi8_ai8: of those that hold the budget" in shown.out
+    assert "candidate 1: static_wi8_ai8 (what the profile prefers)" in shown.err
+    assert front.read_bytes().startswith(b"\x89PNG")
+    assert run(*searched, "--json") == 0
+    (bundle,) = json.loads(capsys.readouterr().out)
+    assert [each["text"] for each in bundle["search"]["tried"]] == ["fp32", "static_wi8_ai8"]
+    assert bundle["evidence"]["recipe_reason"] == bundle["search"]["why"]
+
+
 def test_a_profile_from_a_file(data: Path, tmp_path: Path) -> None:
     text = (BUILTIN_FOLDER / "raspberry-pi-5.toml").read_text().replace('"raspberry-pi-5"', '"my-board"')
     (tmp_path / "my-board.toml").write_text(text)
@@ -156,6 +172,11 @@ def _word(text: str) -> Callable[[Path], str]:
         ("profile", _word("rasberry-pi-5"), 8, "raspberry-pi-5"),
         ("recipe", _word("static_wi8"), 2, "static_wi8_ai8"),
         ("allow", _word("max-dorp"), 2, "max-drop"),
+        ("allow", _word("not-finite"), 2, "there is no"),
+        ("calibration_method", _word("mes"), 2, "mse"),
+        ("percentile", _word("3"), 2, "--percentile"),
+        ("prefer", _word("sped"), 2, "speed"),
+        ("front", _word("front.png"), 2, "--recipe auto"),
         ("name", _word("A B"), 2, "--name"),
         ("max_drop", _word("0"), 4, "--allow max-drop"),
         ("output", _a_file, 6, "a-file"),

@@ -190,9 +190,12 @@ class _Hunt:
         return measure(types, lambda group: self._damage(static, group), lambda: True)
 
     def _repair_operators(self, static: StaticWi8Ai8, blame: Sequence[Sensitivity]) -> None:
-        """Leave whole operator types in float, as few as it takes."""
+        """Leave whole operator types in float, as few as it takes, but none that is most of the model."""
         total = sum(each.damage for each in blame)
-        order = [each for each in greedy(blame) if each.damage > NEGLIGIBLE * total][: len(blame) - 1]
+        most = MOST * sum(each.cost for each in blame)
+        order = [each for each in greedy(blame) if each.damage > NEGLIGIBLE * total and each.cost < most][
+            : len(blame) - 1
+        ]
 
         def holds(length: int) -> bool:
             dropped = {each.layers[0].operator for each in order[:length]}

@@ -1,26 +1,28 @@
-"""Data sets: one array per model input, the first axis counting samples.
+"""Data sets: one array per model input, the first axis counting samples; and what is right for each sample.
 
-An evaluation set has `labels` too: the class of each sample, as integers.
+A data set need not fit in memory. Whoever needs all of it asks for batches; only what is taken out by index
+is an array at hand. Where the data come from is a matter of `packhorse_host.evaluate.sources`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Protocol
+from functools import cached_property
+from typing import Any, Final, Protocol
 
 import numpy as np
 
 from packhorse_agent.contract.manifest import TensorSpec
 from packhorse_agent.runtime.datatypes import DTYPES, Array, Tensors
-from packhorse_host.evaluate.errors import DataError, DataMismatchError, LabelsError
+from packhorse_host.evaluate.errors import DataError, DataMismatchError
 from packhorse_host.evaluate.metrics.base import Truth
 
-LABELS: Final = "labels"
+_STEP: Final = 32
+"""Samples that are read at once where nobody asked for another number."""
 
 
 class Samples(Protocol):
@@ -70,17 +72,102 @@ class ArraySamples:
             yield {name: array[indexes] for name, array in self.arrays.items()}
 
 
+Read = Callable[[Sequence[int], Collection[str]], dict[str, Array]]
+"""Ascending indexes of samples and names of inputs → arrays, the first axis counting samples."""
+
+
+class LazySamples(ABC):
+    """Samples that are read when they are asked for, and checked each time."""
+
+    def __init__(self, where: str, inputs: Sequence[TensorSpec], count: int) -> None:
+        """`where` is what errors begin with; `count` is at least 1."""
+        self._where = where
+        self._specs = {spec.name: spec for spec in inputs}
+        self._count = count
+
+    @property
+    def count(self) -> int:
+        """How many samples."""
+        return self._count
+
+    @cached_property
+    def sha256(self) -> str:
+        """Names the content, as `arrays_sha256` of all of it; reads everything, and so checks it."""
+        return content_sha256(self, {})
+
+    def take(self, indexes: Sequence[int]) -> ArraySamples:
+        """The samples at `indexes`, in that order, in memory.
+
+        Raises:
+            DataError: as `batches`.
+        """
+        ordered, places = np.unique(np.asarray(indexes, np.int64), return_inverse=True)
+        with self._opened() as read:
+            arrays = self._checked(read, [int(index) for index in ordered], self._specs)
+        return ArraySamples({name: array[places.reshape(-1)] for name, array in arrays.items()})
+
+    def batches(self, size: int, first: int = 0, last: int | None = None) -> Iterator[dict[str, Array]]:
+        """Samples `first` to `last`, `size` at a time; the last batch is filled up by repeating its end.
+
+        Raises:
+            DataError: a sample cannot be read or does not fit the model; the text says which.
+        """
+        stop = min(self.count, self.count if last is None else last)
+        with self._opened() as read:
+            for start in range(first, stop, size):
+                arrays = self._checked(read, range(start, min(start + size, stop)), self._specs)
+                places = np.minimum(np.arange(size), stop - start - 1)
+                yield {name: array[places] for name, array in arrays.items()}
+
+    def column(self, name: str) -> Iterator[Array]:
+        """All samples of one input, some at a time."""
+        with self._opened() as read:
+            for start in range(0, self.count, _STEP):
+                indexes = range(start, min(start + _STEP, self.count))
+                yield self._checked(read, indexes, [name])[name]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the inputs."""
+        return tuple(self._specs)
+
+    @abstractmethod
+    def _opened(self) -> AbstractContextManager[Read]:
+        """Hold files open for one way through the samples."""
+
+    def _checked(self, read: Read, indexes: Sequence[int], names: Collection[str]) -> dict[str, Array]:
+        arrays = read(indexes, names)
+        for name, array in arrays.items():
+            check_array(self._where, array, self._specs[name])
+            check_finite(self._where, name, array, indexes)
+        return arrays
+
+
 @dataclass(frozen=True)
 class LabelledSamples:
     """An evaluation set: samples, and what is right for each."""
 
-    samples: ArraySamples
+    samples: Samples
     truth: Truth
 
-    @property
+    @cached_property
     def sha256(self) -> str:
-        """Names samples and truth together."""
-        return arrays_sha256({**self.samples.arrays, **self.truth.arrays})
+        """Names samples and truth together; truth that has an input's name as `truth.NAME`."""
+        inputs = input_names(self.samples)
+        truth = {
+            f"truth.{name}" if name in inputs else name: array for name, array in self.truth.arrays.items()
+        }
+        return content_sha256(self.samples, truth)
+
+    def doubts(self) -> list[str]:
+        """Why scores on this set may say little, for people."""
+        said = []
+        if self.samples.count == 1:
+            said.append("one sample: no score can be told from chance")
+        labels = self.truth.arrays.get("labels")
+        if labels is not None and len(labels) > 1 and len(np.unique(labels)) == 1:
+            said.append(f"all {len(labels)} labels are {labels[0]}: a model that never looks scores alike")
+        return said
 
 
 def arrays_sha256(arrays: Tensors) -> str:
@@ -88,124 +175,76 @@ def arrays_sha256(arrays: Tensors) -> str:
 
     DTYPE as numpy writes it (`<f4`), SHAPE as decimal lengths with commas.
     """
+    return content_sha256(None, arrays)
+
+
+def content_sha256(samples: Samples | None, arrays: Tensors) -> str:
+    """`arrays_sha256` of samples and further arrays together, without having all samples in memory.
+
+    Raises:
+        DataError: a sample cannot be read.
+    """
+    names = input_names(samples) if samples is not None else ()
     digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = arrays[name]
-        array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-        shape = ",".join(str(length) for length in array.shape)
-        digest.update(f"{name}\0{array.dtype.str}\0{shape}\0".encode())
-        digest.update(array.tobytes())
+    for name in sorted([*names, *arrays]):
+        if name in arrays or samples is None:
+            _digest_parts(digest, name, iter([arrays[name]]), arrays[name].shape)
+        else:
+            _digest_parts(digest, name, _column(samples, name), (samples.count,))
     return digest.hexdigest()
 
 
-def read_calibration(path: Path, inputs: Sequence[TensorSpec]) -> ArraySamples:
-    """Read calibration data: one file, or all `.npz` files of a folder by name; `labels` are ignored.
+def _digest_parts(digest: Any, name: str, parts: Iterator[Array], shape: tuple[int, ...]) -> None:
+    for index, part in enumerate(parts):
+        array = np.ascontiguousarray(part, dtype=part.dtype.newbyteorder("<"))
+        if index == 0:
+            axes = ",".join(str(axis) for axis in (*shape[:1], *part.shape[1:]))
+            digest.update(f"{name}\0{array.dtype.str}\0{axes}\0".encode())
+        digest.update(array.tobytes())
+
+
+def input_names(samples: Samples) -> Collection[str]:
+    """Names of the model's inputs that the samples are for."""
+    if isinstance(samples, LazySamples):
+        return samples.names
+    return samples.take([0]).arrays.keys()
+
+
+def _column(samples: Samples, name: str) -> Iterator[Array]:
+    if isinstance(samples, LazySamples):
+        yield from samples.column(name)
+    elif isinstance(samples, ArraySamples):
+        yield samples.arrays[name]
+    else:
+        for start, batch in enumerate(samples.batches(_STEP)):
+            yield batch[name][: samples.count - start * _STEP]
+
+
+def check_array(where: str, array: Array, spec: TensorSpec) -> None:
+    """Check type and shape of some samples, the first axis counting them.
 
     Raises:
-        DataError: missing, damaged, empty, or holds a number that is not finite.
-        DataMismatchError: names, shapes or types are not those of the model.
+        DataMismatchError: they are not those of the model; the text has expected and found.
     """
-    files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
-    if not files:
-        raise DataError(f"{path}: no .npz file in this folder")
-    parts = [_checked(file, _without_labels(_read(file)), inputs) for file in files]
-    return ArraySamples({spec.name: _joined(path, spec, parts) for spec in inputs})
-
-
-def read_evaluation(path: Path, inputs: Sequence[TensorSpec]) -> LabelledSamples:
-    """Read an evaluation set.
-
-    Raises:
-        DataError: missing, damaged, empty, or holds a number that is not finite.
-        DataMismatchError: names, shapes or types are not those of the model.
-        LabelsError: no labels, not one integer for each sample.
-    """
-    arrays = _read(path)
-    if LABELS not in arrays:
-        raise LabelsError(f"{path}: no array `{LABELS}`; found {_listed(arrays)}")
-    samples = ArraySamples(_checked(path, _without_labels(arrays), inputs))
-    labels = arrays[LABELS]
-    if labels.dtype.kind not in "iu":
-        raise LabelsError(f"{path}: `{LABELS}` must be integers, found {labels.dtype}")
-    if labels.shape != (samples.count,):
-        raise LabelsError(
-            f"{path}: `{LABELS}` must have one class for each sample: expected shape [{samples.count}], "
-            f"found {list(labels.shape)}"
-        )
-    return LabelledSamples(samples, Truth(samples.count, {LABELS: labels.astype(np.int64)}))
-
-
-def _read(path: Path) -> dict[str, Array]:
-    try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise DataError(
-                    f"{path}: a bare array; an .npz file with one array per model input is wanted"
-                )
-            return dict(archive)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DataError(f"{path}: no such file") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{path}: is a folder, an .npz file is expected") from error
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        if "allow_pickle" in str(error) or "pickled" in str(error):
-            raise DataError(f"{path}: holds Python objects (pickle), which are never loaded") from error
-        raise DataError(f"{path}: not an .npz file, or damaged: {error}") from error
-
-
-def _without_labels(arrays: Tensors) -> dict[str, Array]:
-    return {name: array for name, array in arrays.items() if name != LABELS}
-
-
-def _checked(path: Path, arrays: Tensors, inputs: Sequence[TensorSpec]) -> Tensors:
-    expected = {spec.name for spec in inputs}
-    if set(arrays) != expected:
-        raise DataMismatchError(f"{path}: expected {_listed(expected)}, found {_listed(arrays)}")
-    for spec in inputs:
-        _check_array(path, arrays[spec.name], spec)
-    counts = {name: len(array) for name, array in arrays.items()}
-    if len(set(counts.values())) != 1:
-        raise DataMismatchError(f"{path}: inputs must have equally many samples, found {counts}")
-    if next(iter(counts.values())) == 0:
-        raise DataError(f"{path}: empty: it holds no sample")
-    for name, array in arrays.items():
-        _check_finite(path, name, array)
-    return arrays
-
-
-def _check_array(path: Path, array: Array, spec: TensorSpec) -> None:
     dtype = DTYPES[spec.datatype]
     if array.dtype != dtype:
-        raise DataMismatchError(f"{path}: `{spec.name}` must be {dtype}, found {array.dtype}")
+        raise DataMismatchError(f"{where}: `{spec.name}` must be {dtype}, found {array.dtype}")
     axes = spec.shape[1:]
     fits = array.ndim == len(spec.shape) and all(
         axis in (-1, length) for axis, length in zip(axes, array.shape[1:], strict=True)
     )
     if not fits:
         shape = ", ".join(["samples", *("any" if axis == -1 else str(axis) for axis in axes)])
-        raise DataMismatchError(f"{path}: `{spec.name}` must be [{shape}], found {list(array.shape)}")
+        raise DataMismatchError(f"{where}: `{spec.name}` must be [{shape}], found {list(array.shape)}")
 
 
-def _check_finite(path: Path, name: str, array: Array) -> None:
-    if array.dtype.kind != "f":
+def check_finite(where: str, name: str, array: Array, indexes: Sequence[int]) -> None:
+    """Check that samples, which `indexes` names, hold finite numbers only.
+
+    Raises:
+        DataError: one does not.
+    """
+    if array.dtype.kind != "f" or np.isfinite(array).all():
         return
     finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
-    if not finite.all():
-        first = int(np.argmin(finite))
-        raise DataError(
-            f"{path}: `{name}` holds NaN or infinity in {int((~finite).sum())} of {len(array)} samples, "
-            f"first in sample {first}"
-        )
-
-
-def _joined(path: Path, spec: TensorSpec, parts: Sequence[Tensors]) -> Array:
-    arrays = [part[spec.name] for part in parts]
-    if len({array.shape[1:] for array in arrays}) != 1:
-        shapes = sorted({str(list(array.shape[1:])) for array in arrays})
-        raise DataMismatchError(f"{path}: `{spec.name}` has samples of different shapes: {', '.join(shapes)}")
-    return np.concatenate(arrays)
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in sorted(names)) or "nothing"
+    raise DataError(f"{where}: `{name}` holds NaN or infinity in sample {indexes[int(np.argmin(finite))]}")

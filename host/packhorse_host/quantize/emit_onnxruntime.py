@@ -43,6 +43,8 @@ from packhorse_host.quantize.graph import Level, optimized
 from packhorse_host.quantize.half import halve
 from packhorse_host.quantize.prepare import compact, prepare
 from packhorse_host.quantize.source import SourceModel, standard_opset
+from packhorse_host.quantize.transform.bias import correct_bias
+from packhorse_host.quantize.transform.equalize import equalize
 from packhorse_host.quantize.weight_only import eight_bit_weights, four_bit_weights
 
 StaticRecipe: TypeAlias = StaticWi8Ai8 | StaticWi8Ai16 | MixedWi8Ai8
@@ -146,19 +148,22 @@ def _dynamic(recipe: DynamicWi8Afp32, model: Any) -> Any:
 
 
 def _static(recipe: StaticRecipe, source: SourceModel, calibration: Samples) -> Any:
-    model = prepare(source)
+    model = equalize(prepare(source)) if recipe.equalize else prepare(source)
+    batch = 1 if source.one_at_a_time else CALIBRATION_BATCH
     operators = list(recipe.operators or INTEGER_OPERATORS)
-    excluded = [*_final_probabilities(model.graph), *_float_nodes(recipe, model.graph)]
+    graph = model.graph
+    excluded = [*_final_probabilities(graph), *_with_infinity(graph), *_float_nodes(recipe, graph)]
     ranges = collect_ranges(
         model,
         range_tensors(model, operators, excluded),
         calibration,
         recipe.calibration,
         recipe.percentile,
-        batch=1 if source.one_at_a_time else CALIBRATION_BATCH,
+        batch=batch,
         levels=2**16 if recipe.activation_type in ("int16", "uint16") else 2**8,
     )
-    return _with_pairs(model, recipe, ranges, operators, excluded)
+    quantized = _with_pairs(model, recipe, ranges, operators, excluded)
+    return correct_bias(model, quantized, calibration, batch=batch) if recipe.correct_bias else quantized
 
 
 def _with_pairs(
@@ -199,6 +204,16 @@ def _with_pairs(
 def _tensors_data(ranges: Mapping[str, Range]) -> TensorsData:
     data = {name: (np.float32(found.low), np.float32(found.high)) for name, found in ranges.items()}
     return TensorsData(OrtCalibration.MinMax, data)
+
+
+def _with_infinity(graph: Any) -> list[str]:
+    """Nodes with an infinite constant, such as the mask of an attention: no integer stands for it."""
+    infinite = {
+        tensor.name
+        for tensor in graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT and np.isinf(onnx.numpy_helper.to_array(tensor)).any()
+    }
+    return [node.name for node in graph.node if infinite.intersection(node.input)]
 
 
 def _float_nodes(recipe: Recipe, graph: Any) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from packhorse_agent.runtime.datatypes import Array
 from packhorse_host.quantize.graph import all_nodes
 
 Floats = npt.NDArray[np.float64]
@@ -32,6 +33,7 @@ class GraphView:
         self.constants: dict[str, Any] = {
             tensor.name: tensor for tensor in model.graph.initializer if tensor.name not in overridable
         }
+        self.producers = {name: node for node in model.graph.node for name in node.output if name}
         self.consumers: dict[str, list[Any]] = {}
         for node in all_nodes(model.graph):
             for name in node.input:
@@ -53,10 +55,10 @@ class GraphView:
         """Whether a constant is used in one place only."""
         return len(self.consumers.get(name, [])) == 1
 
-    def store(self, node: Any, position: int, values: Floats) -> None:
-        """Make `values`, as float32, what `node` reads as the input at `position`."""
+    def store(self, node: Any, position: int, values: Array) -> None:
+        """Make a constant the input of `node` at `position`; other readers of the present one keep that."""
         name = node.input[position] if position < len(node.input) else ""
-        tensor = onnx.numpy_helper.from_array(values.astype(np.float32), name)
+        tensor = onnx.numpy_helper.from_array(values, name)
         if name and self.is_own(name):
             self.constants[name].CopyFrom(tensor)
             return
@@ -137,9 +139,9 @@ class Layer:
     def write(self, view: GraphView) -> None:
         """Put the changed values into the graph."""
         if self.changed:
-            view.store(self.node, 1, self.values)
+            view.store(self.node, 1, self.values.astype(np.float32))
             if self.bias is not None:
-                view.store(self.node, 2, self.bias)
+                view.store(self.node, 2, self.bias.astype(np.float32))
 
 
 def find_layers(view: GraphView) -> list[Layer]:
@@ -182,15 +184,17 @@ def _conv(node: Any, values: Floats) -> Floats | None:
     groups = attribute(node, "group", 1)
     if values.ndim < 3 or values.shape[0] % groups:
         return None
-    return values.reshape(groups, values.shape[0] // groups, values.shape[1], -1)
+    weight: Floats = values.reshape(groups, values.shape[0] // groups, values.shape[1], -1)
+    return weight
 
 
 def _conv_transpose(node: Any, values: Floats) -> Floats | None:
     groups = attribute(node, "group", 1)
     if values.ndim < 3 or values.shape[0] % groups:
         return None
-    weight: Floats = values.reshape(groups, values.shape[0] // groups, values.shape[1], -1)
-    return weight.transpose(0, 2, 1, 3)
+    weight = values.reshape(groups, values.shape[0] // groups, values.shape[1], -1)
+    turned: Floats = weight.transpose(0, 2, 1, 3)
+    return turned
 
 
 def _gemm(node: Any, values: Floats) -> Floats | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, TypeVar
+from typing import Final
 
 from packhorse_agent.contract.recipe import (
     CalibrationMethod,
@@ -54,7 +54,6 @@ HOPELESS_DAMAGE: Final = 1e9
 
 Announce = Callable[[str], None]
 Clock = Callable[[], float]
-_Static = TypeVar("_Static", StaticWi8Ai8, MixedWi8Ai8)
 
 
 @dataclass(frozen=True)
@@ -173,15 +172,15 @@ class _Hunt:
                 return
 
     def _range_repairs(self, static: StaticWi8Ai8) -> Iterator[tuple[Recipe, str]]:
+        """Each on top of the best so far."""
+
+        def best_with(**changes: object) -> StaticWi8Ai8:
+            return (self._best_static() or static).model_copy(update=changes)
+
+        yield best_with(equalize=True), "perhaps channels differ too much in scale"
         for method in (CalibrationMethod.PERCENTILE, CalibrationMethod.MSE, CalibrationMethod.ENTROPY):
-            if method is not static.calibration:
-                yield static.model_copy(update={"calibration": method}), "perhaps outliers stretch the ranges"
-        base = self._best_static(StaticWi8Ai8) or static
-        equalized = base.model_copy(update={"equalize": True})
-        yield equalized, "perhaps channels differ too much in scale"
-        base = self._best_static(StaticWi8Ai8) or static
-        yield base.model_copy(update={"correct_bias": True}), "perhaps rounding shifts the channels' means"
-        yield equalized.model_copy(update={"correct_bias": True}), "both"
+            yield best_with(calibration=method), "perhaps outliers stretch the ranges"
+        yield best_with(correct_bias=True), "perhaps rounding shifts the channels' means"
 
     def _blame(self, static: StaticWi8Ai8, layers: Sequence[Layer]) -> list[Sensitivity]:
         """Sensitivity of each operator type."""
@@ -208,7 +207,7 @@ class _Hunt:
 
     def _mix(self, layers: Sequence[Layer]) -> None:
         """Leave single layers in float, as few as it takes."""
-        base = self._best_static(StaticWi8Ai8)
+        base = self._best_static()
         if base is None:
             return
         inside = _within(base, layers)
@@ -263,13 +262,14 @@ class _Hunt:
         raced = holds and not isinstance(recipe, Fp32)
         return replace(point, race=bench.race(recipe)) if raced else point
 
-    def _best_static(self, kind: type[_Static]) -> _Static | None:
-        best: tuple[tuple[float, float], _Static] | None = None
-        for point in self.points:
-            if isinstance(point.recipe, kind) and point.score is not None:
-                ahead = best is None or closeness(point) > best[0]
-                best = (closeness(point), point.recipe) if ahead else best
-        return None if best is None else best[1]
+    def _best_static(self) -> StaticWi8Ai8 | None:
+        """The one closest to FP32."""
+        working = [
+            (closeness(point), point.recipe)
+            for point in self.points
+            if isinstance(point.recipe, StaticWi8Ai8) and point.score is not None
+        ]
+        return max(working, key=lambda each: each[0])[1] if working else None
 
     @property
     def _accurate(self) -> bool:

@@ -96,6 +96,7 @@ def _pack_one(
         said.append(
             f"the search ended after --search-seconds {request.search_seconds:g}; more may find better"
         )
+    said += material.evaluation.doubts() if material.evaluation else []
     if bench.vectors_are_synthesized:
         said.append("golden vectors are made up, since there is neither --calibration nor --evaluation")
     digest = sha256_hex(encode_manifest(manifest))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -18,6 +19,8 @@ from packhorse_host.bundle.rules import Rule
 from packhorse_host.bundle.settings import Settings
 from packhorse_host.errors import ConfigError
 from packhorse_host.evaluate import read as data
+from packhorse_host.evaluate.metrics.base import Metric
+from packhorse_host.evaluate.metrics.registry import MetricOptions, load_metric, needed_truth
 from packhorse_host.evaluate.samples import LabelledSamples, Samples
 from packhorse_host.quantize.errors import CalibrationNeededError
 from packhorse_host.quantize.graph import Architecture
@@ -31,6 +34,8 @@ from packhorse_host.quantize.recipes import (
 from packhorse_host.quantize.search.policy import DEFAULT_MAX_DROP_POINTS, Preference
 from packhorse_host.quantize.search.search import SEARCH_SECONDS
 from packhorse_host.quantize.source import SourceModel, read_source
+
+DEFAULT_METRIC: Final = "top1_percent"
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ class PackRequest:
     preference: Preference = Preference.SPEED
     thorough: bool = False
     search_seconds: float = SEARCH_SECONDS
+    metric: str = DEFAULT_METRIC
+    metric_options: MetricOptions = field(default_factory=MetricOptions)
 
     @property
     def budget_points(self) -> float | None:
@@ -86,6 +93,8 @@ class Material:
     source: SourceModel
     calibration: Samples | None
     evaluation: LabelledSamples | None
+    metric: Metric
+    """What is evaluated by; of no use without an evaluation set."""
     labels: bytes | None
     preprocessing: bytes | None
 
@@ -122,14 +131,20 @@ def read_material(request: PackRequest) -> Material:
 
     Raises:
         BadInputError: one of them is missing, malformed, or does not fit the model.
+        ConfigError: there is no such metric, or it does not take its options.
     """
+    metric = load_metric(request.metric, request.metric_options)
     source = read_source(request.model)
     inputs, outputs = source.inputs, source.outputs
     how = data.read_preprocessing(request.preprocessing, request.calibration, request.evaluation)
+    needs = needed_truth(metric)
     return Material(
         source=source,
         calibration=data.read_calibration(request.calibration, inputs, how) if request.calibration else None,
-        evaluation=data.read_evaluation(request.evaluation, inputs, how) if request.evaluation else None,
+        evaluation=data.read_evaluation(request.evaluation, inputs, how, needs)
+        if request.evaluation
+        else None,
+        metric=metric,
         labels=encode_labels(read_labels(request.labels, outputs)) if request.labels else None,
         preprocessing=read_preprocessing(request.preprocessing, inputs) if request.preprocessing else None,
     )

@@ -21,7 +21,6 @@ from packhorse_host.bundle.request import Material, tensor_names
 from packhorse_host.errors import ConfigError
 from packhorse_host.evaluate.compare import compare
 from packhorse_host.evaluate.latency import Race, Run, race
-from packhorse_host.evaluate.metrics.classification import Top1
 from packhorse_host.evaluate.runner import open_session, run_all
 from packhorse_host.evaluate.samples import ArraySamples, Samples
 from packhorse_host.evaluate.vectors import (
@@ -43,6 +42,8 @@ from packhorse_host.quantize.search.layers import layers_of
 
 EVALUATION_BATCH: Final = 32
 RACE_BUDGET_S: Final = 1.0
+CLASS_METRICS: Final = frozenset({"top1_percent", "top5_percent"})
+"""Metrics by which the first output holds class scores."""
 
 Announce = Callable[[str], None]
 """Says what is done next."""
@@ -196,17 +197,13 @@ class Workbench:
         evaluation = self._material.evaluation
         if evaluation is None:
             return None
-        reference = self._fp32_scores
+        reference = self._fp32_on_evaluation
         if recipe == "fp32":
-            scores = reference
+            outputs = reference
         else:
             self._announce(f"evaluating {recipe} on {evaluation.samples.count} samples")
-            scores = self._scores(session, evaluation.samples)
-        first = self._first_output
-        return compare(Top1(), {first: reference}, {first: scores}, evaluation.truth, evaluation.sha256)
-
-    def _scores(self, session: Session, samples: Samples) -> Array:
-        return run_all(session, samples, self._batch, [self._first_output])[self._first_output]
+            outputs = self._run(session, evaluation.samples)
+        return compare(self._material.metric, reference, outputs, evaluation.truth, evaluation.sha256)
 
     def _run(self, session: Session, samples: Samples) -> dict[str, Array]:
         return run_all(session, samples, self._batch, tensor_names(self._material.source.outputs))
@@ -222,7 +219,8 @@ class Workbench:
     @property
     def _decides(self) -> bool:
         """Whether the first output holds class scores: somebody gave labels, and it has their form."""
-        known = self._material.labels is not None or self._material.evaluation is not None
+        labelled = self._material.evaluation is not None and self._material.metric.name in CLASS_METRICS
+        known = self._material.labels is not None or labelled
         scores = self._fp32_on_pool[self._first_output]
         return known and scores.ndim == 2 and scores.shape[1] > 1
 
@@ -231,11 +229,11 @@ class Workbench:
         return self._open(self._material.source.data, usable_cores())
 
     @cached_property
-    def _fp32_scores(self) -> Array:
+    def _fp32_on_evaluation(self) -> dict[str, Array]:
         evaluation = self._material.evaluation
         assert evaluation is not None  # noqa: S101
         self._announce(f"evaluating fp32 on {evaluation.samples.count} samples")
-        return self._scores(self._fp32, evaluation.samples)
+        return self._run(self._fp32, evaluation.samples)
 
     @cached_property
     def _pool(self) -> ArraySamples:

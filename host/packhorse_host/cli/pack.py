@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -13,6 +11,7 @@ import typer
 
 from packhorse_host.cli.complete import profile_names
 from packhorse_host.cli.output import JsonOption, print_json, print_table
+from packhorse_host.cli.progress import progress
 
 if TYPE_CHECKING:
     from packhorse_host.bundle.pack import PackedBundle
@@ -34,16 +33,32 @@ def pack(
         str, typer.Option(help="auto (searched: see docs/guides/quantize.md), or a recipe by its name.")
     ] = "auto",
     calibration: Annotated[
-        Path | None, typer.Option(help="An .npz with one array per model input, or a folder of them.")
+        Path | None,
+        typer.Option(
+            help="An .npz with an array per input, a folder of them, of images or WAV files, or a .jsonl."
+        ),
     ] = None,
     evaluation: Annotated[
-        Path | None, typer.Option(help="An .npz with one array per model input, and `labels`.")
+        Path | None, typer.Option(help="The same with the truth: `labels`, or what the metric wants.")
     ] = None,
     max_drop: Annotated[
         float | None,
         typer.Option(
             help="Refuse a bundle that loses more points of the metric; auto: 1 by default.", min=0.0
         ),
+    ] = None,
+    metric: Annotated[
+        str,
+        typer.Option(help="What is evaluated by: top1_percent, ap75_percent, cer_percent, auc_percent, ..."),
+    ] = "top1_percent",
+    metric_output: Annotated[
+        str | None, typer.Option(help="The output that the metric scores; the first by default.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="From where on a frame is a yes, for frame metrics; 0.5 by default.")
+    ] = None,
+    charset: Annotated[
+        Path | None, typer.Option(help="Characters of a text model, one a line, without the blank.")
     ] = None,
     calibration_method: Annotated[
         str | None,
@@ -105,19 +120,21 @@ def pack(
 
     method = _choice("--calibration-method", calibration_method, list(CalibrationMethod))
     _check_front(front, recipe)
-    with _progress(quiet=as_json) as announce:
+    with progress(quiet=as_json) as announce:
         from packhorse_host.bundle.pack import pack as pack_bundles
         from packhorse_host.bundle.request import PackRequest
         from packhorse_host.bundle.rules import OVERRIDABLE
         from packhorse_host.bundle.settings import Settings
+        from packhorse_host.evaluate.metrics.registry import MetricOptions, read_alphabet
         from packhorse_host.quantize.search.policy import Preference
 
         preference = _choice("--prefer", prefer, list(Preference)) or Preference.SPEED
         allowed = frozenset(rule for text in allow or () if (rule := _choice("--allow", text, OVERRIDABLE)))
+        options = MetricOptions(metric_output, threshold, read_alphabet(charset) if charset else None)
         settings = Settings(method, percentile, equalize, correct_bias, data_free)
         request = PackRequest(
             model, name, version, profiles, recipe, calibration, evaluation, max_drop, labels, preprocessing,
-            allowed, output, settings, preference, thorough, search_seconds,
+            allowed, output, settings, preference, thorough, search_seconds, metric, options,
         )  # fmt: skip
         bundles = pack_bundles(request, announce)
     _warn(bundles)
@@ -138,20 +155,6 @@ def _choice(option: str, text: str | None, known: Sequence[_Choice]) -> _Choice 
         hint = nearest(text, values) or f"; there are {', '.join(values)}"
         raise ConfigError(f'{option}: there is no "{text}"{hint}')
     return next((choice for choice in known if choice.value == text), None)
-
-
-@contextlib.contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """A moving line on a terminal, plain lines elsewhere, nothing where a program reads."""
-    if quiet:
-        yield lambda text: None
-    elif not sys.stderr.isatty():
-        yield lambda text: typer.echo(text, err=True)
-    else:
-        from rich.console import Console
-
-        with Console(stderr=True).status("starting") as status:
-            yield status.update
 
 
 def _warn(bundles: list[PackedBundle]) -> None:

@@ -102,7 +102,7 @@ def request(
       packhorse-agent request -c agent.toml -o request.json
     """
     from packhorse_agent.config import load_config, load_configured_profile
-    from packhorse_agent.supervisor.identity import request_enrolment
+    from packhorse_agent.joining import request_enrolment
 
     settings = load_config(config)
     profile = load_configured_profile(settings).name
@@ -126,7 +126,7 @@ def accept(
       packhorse-agent accept -c agent.toml camera-7.enrolment.json
     """
     from packhorse_agent.config import load_config
-    from packhorse_agent.supervisor.identity import accept_enrolment
+    from packhorse_agent.joining import accept_enrolment
 
     settings = load_config(config)
     accepted = accept_enrolment(settings.state_folder, enrolment, settings.device_id)

@@ -21,7 +21,7 @@ from packhorse_agent.contract.messages import DeploymentReport
 from packhorse_agent.contract.states import DeploymentState
 from packhorse_agent.control import CONTROL_SOCKET, ControlRequest, ask
 from packhorse_agent.errors import AgentError
-from packhorse_agent.supervisor.identity import accept_enrolment, request_enrolment
+from packhorse_agent.joining import accept_enrolment, request_enrolment
 from packhorse_host.broker import CredentialStore, Role
 from packhorse_host.fleet.database import load_rollout
 from packhorse_host.fleet.devices import load_history

@@ -7,11 +7,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from packhorse_agent.contract.enrolment import Enrolment, SigningRequest
-from packhorse_agent.errors import BadInputError, ConfigError, ConflictError
-from packhorse_agent.store.durable import write_durable
-from packhorse_agent.trust.errors import MalformedMetadataError
-from packhorse_agent.trust.keys import DeviceKey, make_signing_request
+from packhorse_agent.contract.enrolment import Enrolment
+from packhorse_agent.errors import BadInputError, ConfigError
+from packhorse_agent.trust.keys import DeviceKey
 
 KEY_FILE = "device.key"
 ENROLMENT_FILE = "enrolment.json"
@@ -72,48 +70,3 @@ def read_enrolment(path: Path) -> Enrolment:
     except ValidationError as error:
         advice = "it must be the file that `packhorse device enroll` wrote"
         raise BadInputError(f"{path} is no enrolment: {advice}") from error
-
-
-def request_enrolment(state_folder: Path, device_id: str, profile: str) -> SigningRequest:
-    """Make the device's key if there is none, and a signed request for it."""
-    state_folder.mkdir(parents=True, exist_ok=True)
-    key = DeviceKey.load_or_create(state_folder / KEY_FILE)
-    return make_signing_request(key, device_id, profile)
-
-
-def accept_enrolment(state_folder: Path, source: Path, device_id: str) -> Enrolment:
-    """Take an enrolment in; the same one twice is no error, and a damaged one is replaced.
-
-    Raises:
-        BadInputError: not an enrolment, or that of another device, or its root metadata cannot be read.
-        BadSignatureError: the root metadata is not signed by its own keys.
-        ConflictError: the device is enrolled already, differently.
-    """
-    enrolment = read_enrolment(source)
-    if enrolment.device_id != device_id:
-        raise BadInputError(f"{source} enrols {enrolment.device_id}, this device is {device_id}")
-    _check_anchor(source, enrolment)
-    path = state_folder / ENROLMENT_FILE
-    if _is_enrolled_differently(path, enrolment):
-        raise ConflictError(f"{state_folder} is enrolled already; remove {path} to enrol it anew")
-    write_durable(path, enrolment.model_dump_json().encode(), mode=0o600)
-    return enrolment
-
-
-def _check_anchor(source: Path, enrolment: Enrolment) -> None:
-    """A device that trusts what is no root could never be told anything: better said at once."""
-    # here, because the supervisor does without python-tuf
-    from packhorse_agent.trust.anchor import check_anchor
-
-    try:
-        check_anchor(enrolment.root_metadata.encode())
-    except MalformedMetadataError as error:
-        advice = "enrol the device anew with `packhorse device enroll`"
-        raise BadInputError(f"{source} holds no trust anchor: {error}; {advice}") from error
-
-
-def _is_enrolled_differently(path: Path, enrolment: Enrolment) -> bool:
-    try:
-        return path.exists() and read_enrolment(path) != enrolment
-    except BadInputError:
-        return False

@@ -11,13 +11,8 @@ import pytest
 from packhorse_agent.contract.base import canonical_json
 from packhorse_agent.contract.enrolment import BrokerAddress, Enrolment
 from packhorse_agent.errors import BadInputError, ConfigError, ConflictError
-from packhorse_agent.supervisor.identity import (
-    ENROLMENT_FILE,
-    KEY_FILE,
-    accept_enrolment,
-    load_identity,
-    request_enrolment,
-)
+from packhorse_agent.joining import accept_enrolment, request_enrolment
+from packhorse_agent.supervisor.identity import ENROLMENT_FILE, KEY_FILE, load_identity
 from packhorse_agent.trust.errors import BadSignatureError, DeviceKeyError
 from packhorse_agent.trust.keys import check_signing_request
 from tests.agent.trust.simulator import FleetSimulator

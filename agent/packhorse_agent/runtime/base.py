@@ -74,10 +74,20 @@ def open_model(
         RuntimeMissingError: the runtime is not installed, too old, or has none of the accelerators named.
         ModelLoadError: the runtime does not take the file, or its tensors are not those of the manifest.
     """
-    session = _runtime(requirement).open_session(path, requirement)
+    session = open_file(path, requirement)
     _check_tensors("input", inputs, session.inputs)
     _check_tensors("output", outputs, session.outputs)
     return session
+
+
+def open_file(path: Path, requirement: RuntimeRequirement) -> Session:
+    """Load a model file that no manifest describes: whatever its tensors, the session tells them.
+
+    Raises:
+        RuntimeMissingError: the runtime is not installed, too old, or has none of the accelerators named.
+        ModelLoadError: the runtime does not take the file.
+    """
+    return _runtime(requirement).open_session(path, requirement)
 
 
 def _runtime(requirement: RuntimeRequirement) -> Runtime:

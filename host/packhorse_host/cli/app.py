@@ -20,6 +20,7 @@ _CLI = "packhorse_host.cli"
 
 COMMANDS: tuple[CommandEntry, ...] = (
     CommandEntry("pack", f"{_CLI}.pack", "pack", "Quantize a model for device profiles, as bundles."),
+    CommandEntry("evaluate", f"{_CLI}.evaluate", "evaluate", "Score a model, or what a quantized one loses."),
     CommandEntry("inspect", f"{_CLI}.inspect", "inspect", "Check a bundle and show what is in it."),
     CommandEntry("profile", f"{_CLI}.profile", "app", "List, show and check device profiles."),
     CommandEntry("init", f"{_CLI}.init", "init", "Make a workspace: keys, repository, configuration."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from packhorse_agent.contract.manifest import Interval, Quality
 from packhorse_agent.runtime.datatypes import Array, Tensors
 from packhorse_host.evaluate.errors import OutputsError, OwnMetricError
-from packhorse_host.evaluate.intervals import paired_bootstrap, paired_difference
+from packhorse_host.evaluate.intervals import bootstrap_samples, paired_difference, share
 from packhorse_host.evaluate.metrics.base import (
     Decides,
     Floats,
@@ -58,9 +59,39 @@ def compare(metric: Metric, fp32: Tensors, quantized: Tensors, truth: Truth, dat
         fp32=round(first, DIGITS),
         quantized=round(second, DIGITS),
         drop_points=round(sign * (first - second), DIGITS),
-        drop_ci95_points=Interval(low=round(interval.low, DIGITS), high=round(interval.high, DIGITS)),
+        drop_ci95_points=_rounded(interval),
         agreement_percent=_agreement(metric, fp32, quantized),
     )
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good one model is."""
+
+    metric: str
+    unit: str
+    value: float
+    ci95: Interval
+    samples: int
+
+
+def score(metric: Metric, outputs: Tensors, truth: Truth) -> Score:
+    """Score one model by a metric, with an interval: Wilson's for a share of samples, else a bootstrap.
+
+    Raises:
+        OutputsError, LabelsError, OwnMetricError: as `compare`; also when the metric compares with FP32.
+    """
+    statistics = _statistics(metric, outputs, truth, "the model")
+    value = _score(metric, statistics)
+    if isinstance(metric, ShareMetric):
+        interval = share(int(statistics.sum()), truth.count)
+    else:
+        interval = bootstrap_samples(truth.count, lambda counts: _resampled(metric, statistics, counts))
+    return Score(metric.name, metric.unit, round(value, DIGITS), _rounded(interval), truth.count)
+
+
+def _rounded(interval: Interval) -> Interval:
+    return Interval(low=round(interval.low, DIGITS), high=round(interval.high, DIGITS))
 
 
 def _both(fp32: Tensors, quantized: Tensors) -> tuple[tuple[str, Tensors], tuple[str, Tensors]]:
@@ -110,7 +141,7 @@ def _interval(metric: Metric, statistics: list[Floats], sign: int) -> Interval:
     def drops(counts: Floats) -> Floats:
         return sign * (_resampled(metric, first, counts) - _resampled(metric, second, counts))
 
-    return paired_bootstrap(len(first), drops)
+    return bootstrap_samples(len(first), drops)
 
 
 def _resampled(metric: Metric, statistics: Floats, counts: Floats) -> Floats:

@@ -41,6 +41,20 @@ def paired_difference(only_first: int, only_second: int, samples: int) -> Interv
     return Interval(low=100 * max(-1.0, centre - half), high=100 * min(1.0, centre + half))
 
 
+def share(hits: int, samples: int) -> Interval:
+    """Interval for a proportion in percent: Wilson, "Probable Inference, the Law of Succession, and
+    Statistical Inference", J. Am. Stat. Assoc. 22 (1927), 209-212.
+
+    Args:
+        hits: at most `samples`.
+        samples: at least 1.
+    """
+    weight = Z_95**2 / samples
+    centre = (hits / samples + weight / 2) / (1 + weight)
+    half = math.sqrt(weight * (hits / samples * (1 - hits / samples) + weight / 4)) / (1 + weight)
+    return Interval(low=100 * max(0.0, centre - half), high=100 * min(1.0, centre + half))
+
+
 def bootstrap_rounds(rounds: Floats, statistic: Callable[[Floats], Floats], seed: int = 0) -> Interval:
     """Percentile bootstrap over rounds of paired observations.
 
@@ -60,19 +74,19 @@ def bootstrap_rounds(rounds: Floats, statistic: Callable[[Floats], Floats], seed
     return Interval(low=float(low), high=float(high))
 
 
-def paired_bootstrap(samples: int, drops: Callable[[Floats], Floats], seed: int = 0) -> Interval:
-    """Percentile bootstrap over samples of a difference that two models have on the same samples.
+def bootstrap_samples(samples: int, statistic: Callable[[Floats], Floats], seed: int = 0) -> Interval:
+    """Percentile bootstrap over samples: of a score, or of the drop that two models have on the same samples.
 
     Each resample is told by how often it holds each sample; where it has no score (of two kinds of sample it
-    drew one) it does not count. The observed difference is always inside: a score that is no mean (average
+    drew one) it does not count. What was observed is always inside: a score that is no mean (average
     precision, a worst output) may be biased so much that plain quantiles would leave it out.
 
     Args:
         samples: how many there are.
-        drops: maps counts [R, samples] to differences [R], NaN for none.
+        statistic: maps counts [R, samples] to figures [R], NaN for none.
         seed: of the resampling, so that the same outputs give the same interval.
     """
-    observed = float(drops(np.ones((1, samples)))[0])
+    observed = float(statistic(np.ones((1, samples)))[0])
     stream = np.random.default_rng(seed)
     chunk = max(1, RESAMPLED_MAX // samples)
     parts: list[Floats] = []
@@ -80,7 +94,7 @@ def paired_bootstrap(samples: int, drops: Callable[[Floats], Floats], seed: int 
         rounds = min(chunk, BOOTSTRAP_RESAMPLES - start)
         drawn = (stream.integers(samples, size=samples) for _ in range(rounds))
         counts = np.stack([np.bincount(each, minlength=samples) for each in drawn]).astype(np.float64)
-        parts.append(drops(counts))
+        parts.append(statistic(counts))
     found = np.concatenate(parts)
     found = found[~np.isnan(found)]
     low, high = np.quantile(found, [0.025, 0.975]) if found.size else (observed, observed)

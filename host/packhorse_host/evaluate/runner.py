@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,17 +33,27 @@ def open_session(
         return open_model(path, requirement.model_copy(update={"providers": ()}), inputs, outputs)
 
 
-def run_all(session: Session, samples: Samples, batch: int, outputs: Sequence[str]) -> dict[str, Array]:
+def run_all(
+    session: Session,
+    samples: Samples,
+    batch: int,
+    outputs: Sequence[str],
+    done: Callable[[int], None] = lambda count: None,
+) -> dict[str, Array]:
     """Run every sample, `batch` at a time; arrays for the named outputs, the first axis counting samples.
+
+    `done` hears how many samples are, after each batch.
 
     Raises:
         InputRefusedError: the model does not take the data.
+        DataMismatchError: an output does not count samples.
     """
     parts: dict[str, list[Array]] = {name: [] for name in outputs}
-    for feed in samples.batches(batch):
+    for index, feed in enumerate(samples.batches(batch)):
         results = session.run(feed)
         for name in outputs:
             parts[name].append(_checked(name, results[name], batch))
+        done(min((index + 1) * batch, samples.count))
     return {name: np.concatenate(arrays)[: samples.count] for name, arrays in parts.items()}
 
 

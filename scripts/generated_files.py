@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from packhorse_agent.contract.profile import Profile
+from packhorse_host.convert.page import conversions_page
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -22,7 +23,10 @@ def profile_schema() -> str:
 
 def generated_files() -> dict[Path, str]:
     """Path → content of every generated file."""
-    return {REPOSITORY / "firmware_profiles" / "profile.schema.json": profile_schema()}
+    return {
+        REPOSITORY / "firmware_profiles" / "profile.schema.json": profile_schema(),
+        REPOSITORY / "docs" / "reference" / "conversions.md": conversions_page(),
+    }
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@
     ├── UnsupportedRecipeError        the runtime cannot have this recipe, or not with these options
     └── CalibrationNeededError        the recipe fixes activation ranges and there is no data to fix them with
     RefusedError
-    └── UselessQuantizationError      no smaller, not quantized, or with outputs that are constant or not finite
+    └── UselessQuantizationError      no smaller, not quantized, or constant or not finite in its outputs
 """
 
 from __future__ import annotations

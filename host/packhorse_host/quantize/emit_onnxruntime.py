@@ -38,6 +38,7 @@ from packhorse_host.evaluate.samples import Samples
 from packhorse_host.quantize.calibrate.collect import collect_ranges
 from packhorse_host.quantize.calibrate.graph import clipped_inputs, range_tensors
 from packhorse_host.quantize.calibrate.observer import Range
+from packhorse_host.quantize.delicate import final_probabilities, masking
 from packhorse_host.quantize.errors import CalibrationNeededError, ModelError
 from packhorse_host.quantize.graph import Level, optimized
 from packhorse_host.quantize.half import halve
@@ -65,7 +66,6 @@ _TYPES: Final = {
     "int16": QuantType.QInt16,
     "uint16": QuantType.QUInt16,
 }
-_PROBABILITIES: Final = frozenset({"LogSoftmax", "Sigmoid", "Softmax"})
 
 
 def emit(source: SourceModel, recipe: Recipe, calibration: Samples | None) -> bytes:
@@ -152,7 +152,7 @@ def _static(recipe: StaticRecipe, source: SourceModel, calibration: Samples) -> 
     batch = 1 if source.one_at_a_time else CALIBRATION_BATCH
     operators = list(recipe.operators or INTEGER_OPERATORS)
     graph = model.graph
-    excluded = [*_final_probabilities(graph), *_with_infinity(graph), *_float_nodes(recipe, graph)]
+    excluded = [*final_probabilities(graph), *masking(graph), *_float_nodes(recipe, graph)]
     ranges = collect_ranges(
         model,
         range_tensors(model, operators, excluded),
@@ -206,16 +206,6 @@ def _tensors_data(ranges: Mapping[str, Range]) -> TensorsData:
     return TensorsData(OrtCalibration.MinMax, data)
 
 
-def _with_infinity(graph: Any) -> list[str]:
-    """Nodes with an infinite constant, such as the mask of an attention: no integer stands for it."""
-    infinite = {
-        tensor.name
-        for tensor in graph.initializer
-        if tensor.data_type == onnx.TensorProto.FLOAT and np.isinf(onnx.numpy_helper.to_array(tensor)).any()
-    }
-    return [node.name for node in graph.node if infinite.intersection(node.input)]
-
-
 def _float_nodes(recipe: Recipe, graph: Any) -> tuple[str, ...]:
     """The nodes that the recipe leaves in floating point.
 
@@ -230,13 +220,3 @@ def _float_nodes(recipe: Recipe, graph: Any) -> tuple[str, ...]:
             f"{', '.join(sorted(missing)[:5])}"
         )
     return wanted
-
-
-def _final_probabilities(graph: Any) -> list[str]:
-    """Nodes that turn logits into the output: 256 levels of probability would tie the best classes."""
-    outputs = {value.name for value in graph.output}
-    return [
-        node.name
-        for node in graph.node
-        if node.op_type in _PROBABILITIES and outputs.intersection(node.output)
-    ]

@@ -6,6 +6,7 @@ leaves alone costs more than the float operator did. So the graph that really ru
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -39,6 +40,9 @@ INTEGER_COMPUTE = frozenset(
 
 CONVERSIONS = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"})
 """Operators that turn tensors to 8-bit numbers or back."""
+
+_INTERNALS = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |/\S+\.(?:cc|h):\d+ (?:[^()]*\([^()]*\) )?")
+_WORDS_MAX = 300
 
 
 class Architecture(str, Enum):
@@ -125,6 +129,12 @@ def open_session(model: bytes, options: Any) -> Any:
     try:
         return onnxruntime.InferenceSession(model, options, providers=[CPU_PROVIDER])
     except Exception as error:  # the runtime's exceptions share no base class
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        first_line = plain_words(error)
         kind = UnsupportedOperatorError if type(error).__name__ == "NotImplemented" else ModelError
         raise kind(f"ONNX Runtime does not load the model: {first_line}") from error
+
+
+def plain_words(error: Exception) -> str:
+    """What the runtime says, in one line, without its own source files and C++ signatures."""
+    words = " ".join(str(error).split())
+    return _INTERNALS.sub("", words)[:_WORDS_MAX] or repr(error)

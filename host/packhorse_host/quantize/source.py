@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import onnx
 from pydantic import ValidationError
 
@@ -28,6 +29,7 @@ _QUANTIZED: Final = frozenset(
     }
 )  # fmt: skip
 """Operators that a float model has no use for."""
+_FLOATS: Final = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE})
 _OTHER_FORMATS: Final = (
     (0, b"PK\x03\x04", "a zip archive (PyTorch?)"),
     (4, b"TFL3", "a TensorFlow Lite model"),
@@ -64,9 +66,17 @@ def read_source(path: Path) -> SourceModel:
     data = _read(path)
     model = _parse(path, data)
     _check_operators(path, model)
-    _check_structure(path, model)
-    if _uses_other_files(model):
-        data = _with_weights_inside(path)
+    outside_bytes = _bytes_in_other_files(model)
+    if len(data) + outside_bytes > _PROTOBUF_MAX_BYTES:
+        raise ModelError(
+            f"{path}: {len(data) + outside_bytes} bytes with its weights; it is packed as one file, and one "
+            "ONNX file holds 2 GiB at most: export a smaller variant, or in half precision"
+        )
+    _check_structure(path, model, in_one_file=not outside_bytes)
+    if outside_bytes:
+        model = _with_weights_inside(path)
+        data = model.SerializeToString(deterministic=True)
+    _check_weights(path, model)
     session = open_session(data, quiet_options())
     return SourceModel(
         data,
@@ -102,8 +112,13 @@ def _parse(path: Path, data: bytes) -> Any:
     if not model.ir_version or not model.graph.node:
         raise ModelError(f"{path}: not an ONNX file, or truncated: it holds no graph")
     opset = standard_opset(model)
-    if opset < _FIRST_OPSET:
-        raise ModelError(f"{path}: operator set {opset} is too old, {_FIRST_OPSET} or newer is expected")
+    newest = onnx.defs.onnx_opset_version()
+    if not _FIRST_OPSET <= opset <= newest:
+        age = "old" if opset < _FIRST_OPSET else "new"
+        raise ModelError(
+            f"{path}: operator set {opset} is too {age}; {_FIRST_OPSET} to {newest} can be read: "
+            "export it again"
+        )
     return model
 
 
@@ -112,7 +127,7 @@ def _check_operators(path: Path, model: Any) -> None:
     versions = {entry.domain: entry.version for entry in model.opset_import}
     unknown = {
         f"{node.domain or 'ai.onnx'}::{node.op_type}"
-        for node in model.graph.node
+        for node in all_nodes(model.graph)
         if (node.domain, node.op_type) not in own and not _is_known(node, versions)
     }
     if unknown:
@@ -129,29 +144,45 @@ def _is_known(node: Any, versions: dict[str, int]) -> bool:
     return bool(onnx.defs.has(node.op_type, version, ""))
 
 
-def _check_structure(path: Path, model: Any) -> None:
+def _check_structure(path: Path, model: Any, *, in_one_file: bool) -> None:
     try:
-        onnx.checker.check_model(str(path) if _uses_other_files(model) else model)
+        onnx.checker.check_model(model if in_one_file else str(path))
     except (onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(f"{path}: not a valid ONNX model: {str(error).strip().splitlines()[0]}") from error
 
 
-def _uses_other_files(model: Any) -> bool:
-    external = onnx.TensorProto.EXTERNAL
-    return any(tensor.data_location == external for tensor in model.graph.initializer)
+def _check_weights(path: Path, model: Any) -> None:
+    for tensor in _constants(model.graph):
+        if tensor.data_type in _FLOATS and np.isnan(onnx.numpy_helper.to_array(tensor)).any():
+            raise ModelError(f"{path}: weights `{tensor.name}` hold NaN: was its training interrupted?")
 
 
-def _with_weights_inside(path: Path) -> bytes:
+def _constants(graph: Any) -> Iterator[Any]:
+    """Tensors that the file or files beside it hold, in inner graphs too."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from [attribute.t, *attribute.tensors]
+            for inner in [attribute.g, *attribute.graphs]:
+                yield from _constants(inner)
+
+
+def _bytes_in_other_files(model: Any) -> int:
+    """As the model declares them; 1 at least for each tensor that is elsewhere."""
+    elsewhere = [
+        {entry.key: entry.value for entry in tensor.external_data}
+        for tensor in _constants(model.graph)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    ]
+    lengths = [entries.get("length", "") for entries in elsewhere]
+    return sum(int(length) if length.isdecimal() else 1 for length in lengths)
+
+
+def _with_weights_inside(path: Path) -> Any:
     try:
-        model = onnx.load(path)
+        return onnx.load(path)
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelError(f"{path}: its weights beside it cannot be read: {error}") from error
-    if model.ByteSize() > _PROTOBUF_MAX_BYTES:
-        raise ModelError(
-            f"{path}: {model.ByteSize()} bytes with its weights; one ONNX file holds 2 GiB at most"
-        )
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
 
 
 def _specs(path: Path, nodes: Iterable[Any]) -> tuple[TensorSpec, ...]:

@@ -80,13 +80,14 @@ def four_bit_weights(model: Any, recipe: WeightOnlyWi4Afp32) -> Any:
 
 
 def _weights(graph: Any) -> dict[str, _Floats]:
-    """Constants in single precision with two axes or more, by name."""
-    replaceable = {tensor.name for tensor in graph.initializer} - {value.name for value in graph.input}
-    return {
+    """Constants in single precision with two axes or more, all finite, by name."""
+    fed = {value.name for value in graph.input}
+    arrays = {
         tensor.name: numpy_helper.to_array(tensor)
         for tensor in graph.initializer
-        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1 and tensor.name in replaceable
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1 and tensor.name not in fed
     }
+    return {name: array for name, array in arrays.items() if np.isfinite(array).all()}
 
 
 def _channel_axis(node: Any, rank: int) -> int:

@@ -29,7 +29,7 @@ from packhorse_host.quantize.calibrate.observer import (
     observe,
 )
 from packhorse_host.quantize.errors import ActivationError, ModelError
-from packhorse_host.quantize.graph import open_session, quiet_options
+from packhorse_host.quantize.graph import open_session, plain_words, quiet_options
 
 FETCH_BYTES_MAX: Final = 64 * 2**20
 """What one run may hand out, unless a single tensor of a single sample is larger."""
@@ -143,16 +143,15 @@ def _runner(shown: Any, *, once: bool = False) -> Callable[[Feed], list[Array]]:
     options = quiet_options()
     if once:  # optimizing takes longer than what it saves
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    # An arena keeps what the largest batch took; here memory goes back at once.
-    options.enable_cpu_mem_arena = False
     session = open_session(shown.SerializeToString(), options)
 
     def run(feed: Feed) -> list[Array]:
         try:
             outputs: list[Array] = session.run(None, feed)
         except Exception as error:  # the runtime's exceptions share no base class
-            first_line = str(error).strip().splitlines()[0]
-            raise ModelError(f"the model does not run on the calibration data: {first_line}") from error
+            raise ModelError(
+                f"the model does not run on the calibration data: {plain_words(error)}"
+            ) from error
         return outputs
 
     return run

@@ -62,8 +62,8 @@ class _Builder:
         return self.add("Add", [source, inner]) if stride == 1 and into == out else inner
 
 
-def mobilenet_v2(seed: int = 0) -> Any:
-    """An `onnx.ModelProto` from `image` FP32 [batch, 3, 224, 224] to `logits` FP32 [batch, 1000]."""
+def mobilenet_v2(seed: int = 0, side: int = SIDE) -> Any:
+    """An `onnx.ModelProto` from `image` FP32 [batch, 3, side, side] to `logits` FP32 [batch, 1000]."""
     build = _Builder(seed)
     last, channels = build.relu6(build.conv("image", 3, 32, 3, 2)), 32
     for expansion, out, repetitions, first_stride in BLOCKS:
@@ -74,7 +74,7 @@ def mobilenet_v2(seed: int = 0) -> Any:
     last = build.add("Flatten", [build.add("GlobalAveragePool", [last])])
     build.add("Gemm", [last, *build.weights(CLASSES, 1280)], transB=1)
     build.nodes[-1].output[0] = "logits"
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, SIDE, SIDE])
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, side, side])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", CLASSES])
     graph = helper.make_graph(build.nodes, "mobilenet_v2", [image], [logits], build.constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -31,7 +31,7 @@ from packhorse_host.quantize.calibrate.observer import (
 from packhorse_host.quantize.errors import ActivationError, ModelError
 from packhorse_host.quantize.graph import open_session, plain_words, quiet_options
 
-FETCH_BYTES_MAX: Final = 64 * 2**20
+FETCH_BYTES_MAX: Final = 32 * 2**20
 """What one run may hand out, unless a single tensor of a single sample is larger."""
 _LIVE_TENSORS: Final = 8
 """With extremes taken inside the graph, this many times its largest tensor lives at once, at most."""

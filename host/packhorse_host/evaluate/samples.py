@@ -21,7 +21,7 @@ from packhorse_agent.runtime.datatypes import DTYPES, Array, Tensors
 from packhorse_host.evaluate.errors import DataError, DataMismatchError
 from packhorse_host.evaluate.metrics.base import Truth
 
-_STEP: Final = 32
+_STEP: Final = 8
 """Samples that are read at once where nobody asked for another number."""
 
 

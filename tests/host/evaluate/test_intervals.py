@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from packhorse_host.evaluate.intervals import bootstrap_rounds, paired_difference
+from packhorse_agent.runtime.datatypes import Array
+from packhorse_host.evaluate.intervals import bootstrap_rounds, bootstrap_samples, paired_difference, share
 
 
 @st.composite
@@ -85,3 +86,43 @@ def test_bootstrap_is_reproducible() -> None:
     first, second = (bootstrap_rounds(rounds, lambda drawn: drawn[..., 0].mean(axis=-1)) for _ in range(2))
     assert first == second
     assert first.low < rounds[..., 0].mean() < first.high
+
+
+@given(st.integers(1, 500), st.floats(0, 1))
+def test_a_share_lies_in_its_interval(samples: int, part: float) -> None:
+    hits = round(part * samples)
+    interval = share(hits, samples)
+    assert 0 <= interval.low <= 100 * hits / samples + 1e-9
+    assert 100 * hits / samples - 1e-9 <= interval.high <= 100
+
+
+def test_all_right_is_not_surely_all_right() -> None:
+    """Wilson's interval of 100 of 100, from a table."""
+    assert share(100, 100).low == pytest.approx(96.30, abs=0.01)
+
+
+def test_bootstrap_over_samples_is_near_the_normal_interval_of_a_mean() -> None:
+    values = np.random.default_rng(0).normal(5, 2, 400)
+    interval = bootstrap_samples(400, lambda counts: counts @ values / 400)
+    half = 1.96 * values.std() / 20
+    assert [interval.low, interval.high] == pytest.approx(
+        [values.mean() - half, values.mean() + half], abs=0.03
+    )
+
+
+def test_bootstrap_over_samples_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded by drawing in parts, which changes nothing."""
+    values = np.random.default_rng(0).normal(size=50)
+    whole = bootstrap_samples(50, lambda counts: counts @ values)
+    monkeypatch.setattr("packhorse_host.evaluate.intervals.RESAMPLED_MAX", 333)
+    assert bootstrap_samples(50, lambda counts: counts @ values) == whole
+
+
+def test_resamples_without_a_score_do_not_count() -> None:
+    """And what was observed is inside, even where no resample has a score."""
+
+    def at_first(counts: Array) -> Array:
+        return np.where((counts == 1).all(axis=1), 3.0, np.nan)
+
+    interval = bootstrap_samples(20, at_first)
+    assert (interval.low, interval.high) == (3.0, 3.0)

@@ -1,0 +1,1 @@
+"""Inputs for calibration where nobody gave any."""

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from PIL import Image, ImageDraw, ImageFont
+
 from packhorse_host.bundle.search_report import SearchReport, TriedRecipe
 from packhorse_host.bundle.words import metric_text
-from packhorse_host.errors import ConfigError, EnvironmentFaultError
+from packhorse_host.errors import ConfigError
 
 WIDTH, PANEL_HEIGHT, MARGIN, LINE = 1200, 420, 70, 20
 _INK, _GREY, _PAPER, _TAKEN, _FRONT = "#222222", "#999999", "#ffffff", "#c0392b", "#1f77b4"
@@ -46,26 +48,19 @@ def check_front_file(path: Path) -> None:
 
     Raises:
         ConfigError: not a `.png`, or in a folder that is not there.
-        EnvironmentFaultError: Pillow is missing.
     """
     if path.suffix.lower() != ".png":
         raise ConfigError(f"--front {path}: the front is drawn as PNG; give a name that ends in .png")
     if not path.parent.is_dir():
         raise ConfigError(f"--front {path}: there is no folder {path.parent}")
-    _pillow()
 
 
 def draw_fronts(searches: Sequence[tuple[str, SearchReport]]) -> bytes:
-    """PNG: for each search its title, accuracy over size and, where raced, over speed, and a legend.
-
-    Raises:
-        EnvironmentFaultError: Pillow is missing.
-    """
-    image_module, draw_module, font_module = _pillow()
+    """PNG: for each search its title, accuracy over size and, where raced, over speed, and a legend."""
     heights = [PANEL_HEIGHT + LINE * (len(search.tried) + 2) for _, search in searches]
-    image = image_module.new("RGB", (WIDTH, sum(heights)), _PAPER)
-    canvas = draw_module.Draw(image)
-    canvas.font = font_module.load_default(14)
+    image = Image.new("RGB", (WIDTH, sum(heights)), _PAPER)
+    canvas = ImageDraw.Draw(image)
+    canvas.font = ImageFont.load_default(14)
     top = 0
     for (title, search), height in zip(searches, heights, strict=True):
         _draw_search(canvas, title, search, top)
@@ -73,16 +68,6 @@ def draw_fronts(searches: Sequence[tuple[str, SearchReport]]) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _pillow() -> tuple[Any, Any, Any]:
-    try:
-        from PIL import Image, ImageDraw, ImageFont
-    except ImportError as error:
-        raise EnvironmentFaultError(
-            "drawing the front needs Pillow: pip install 'packhorse[images]'"
-        ) from error
-    return Image, ImageDraw, ImageFont
 
 
 def _draw_search(canvas: Any, title: str, search: SearchReport, top: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from packhorse_agent.contract.recipe import CalibrationMethod, StaticWi8Ai8
 from packhorse_host.bundle.front_image import check_front_file, draw_fronts
@@ -124,7 +125,6 @@ def test_time_that_was_too_short_is_said(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_search_as_table_json_and_picture(data: Path, tmp_path: Path) -> None:
-    image_module = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     (bundle,) = packed(data, tmp_path, HERE, thorough=True)
     assert bundle.search is not None
     found = report(bundle.search)
@@ -135,7 +135,7 @@ def test_a_search_as_table_json_and_picture(data: Path, tmp_path: Path) -> None:
     drawn = draw_fronts([("board", found), ("another", found)])
     assert drawn == draw_fronts([("board", found), ("another", found)])
     (tmp_path / "front.png").write_bytes(drawn)
-    pixels = np.asarray(image_module.open(tmp_path / "front.png"))
+    pixels = np.asarray(Image.open(tmp_path / "front.png"))
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 3
 
 

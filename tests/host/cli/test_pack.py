@@ -87,7 +87,6 @@ def test_people_see_progress_and_a_table(
 
 def test_a_search_is_shown_and_drawn(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As a table for people, in JSON for programs, and as a picture."""
-    pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     front = tmp_path / "front.png"
     searched = arguments(data, tmp_path / "out", recipe="auto", max_drop="20", front=str(front))
     assert run(*searched) == 0

@@ -149,6 +149,18 @@ class Quality(WireDocument):
     """Share of samples on which both models decide alike; None where the metric knows no decisions."""
 
 
+class DataFreeCheck(WireDocument):
+    """How closely a model that was calibrated on made-up inputs follows FP32."""
+
+    inputs: Literal["evaluation", "synthesized"]
+    """What both ran on: the evaluation set, or inputs made up like those of the calibration, but others."""
+    samples: Annotated[int, Field(ge=1)]
+    agreement_percent: Annotated[float, Field(ge=0, le=100)] | None
+    """Share of samples on which both decide alike; None where outputs are no decisions."""
+    sqnr_db: float | None
+    """Of the worst output; None: there is no noise."""
+
+
 class Evidence(WireDocument):
     """Measured quality that travels with the bundle."""
 
@@ -168,6 +180,8 @@ class Evidence(WireDocument):
     calibration_samples: int
     source_sha256: Sha256Hex
     """The model file that was packed."""
+    data_free: DataFreeCheck | None = None
+    """None: calibrated on data that somebody gave, or not at all."""
     recipe_reason: Annotated[str, Field(max_length=1_000)] | None = None
     """Why a search took this recipe, in words without measured latencies; None: it was named by hand."""
 

@@ -6,7 +6,8 @@
     ├── NotQuantizedError      the runtime fuses nothing into an integer kernel
     ├── QualityDropError       the drop is larger than `--max-drop`
     ├── GrownError             the quantized file is larger than the float one
-    └── BrokenOutputsError     outputs are constant, NaN or infinite
+    ├── BrokenOutputsError     outputs are constant, NaN or infinite
+    └── DataFreeError          calibrated without data, and too far from the float model
     BadInputError
     └── DescriptionError       the label or preprocessing description does not fit the model
     ConflictError
@@ -32,6 +33,10 @@ class GrownError(RefusedError):
 
 class BrokenOutputsError(RefusedError):
     """The quantized model's outputs are constant, NaN or infinite."""
+
+
+class DataFreeError(RefusedError):
+    """A model that was calibrated without data is too far from the float one."""
 
 
 class DescriptionError(BadInputError):

@@ -120,6 +120,7 @@ def _evidence(
         calibration_sha256=calibration.sha256 if calibration else None,
         calibration_samples=calibration.count if calibration else 0,
         source_sha256=material.source.sha256,
+        data_free=variant.data_free,
         recipe_reason=search.why if search else None,
     )
 

@@ -21,7 +21,10 @@ from packhorse_host.errors import ConfigError
 from packhorse_host.evaluate import read as data
 from packhorse_host.evaluate.metrics.base import Metric
 from packhorse_host.evaluate.metrics.registry import MetricOptions, load_metric, needed_truth
+from packhorse_host.evaluate.preprocessing import Preprocessing, parse_preprocessing
 from packhorse_host.evaluate.samples import LabelledSamples, Samples
+from packhorse_host.evaluate.vectors import CANDIDATES
+from packhorse_host.quantize.data_free.synthesize import SAMPLES, synthesize
 from packhorse_host.quantize.errors import CalibrationNeededError
 from packhorse_host.quantize.graph import Architecture
 from packhorse_host.quantize.recipes import (
@@ -97,11 +100,15 @@ class Material:
     """What is evaluated by; of no use without an evaluation set."""
     labels: bytes | None
     preprocessing: bytes | None
+    made_up: Samples | None = None
+    """Where `calibration` is made up: more of its kind, which no range was taken from."""
 
     @property
     def data(self) -> Samples | None:
-        """Inputs that somebody gave: evaluation samples, else calibration samples."""
-        return self.evaluation.samples if self.evaluation is not None else self.calibration
+        """What models are compared on: evaluation samples, else made-up ones, else calibration samples."""
+        if self.evaluation is not None:
+            return self.evaluation.samples
+        return self.calibration if self.made_up is None else self.made_up
 
 
 def plan(request: PackRequest) -> list[Target]:
@@ -138,21 +145,37 @@ def read_material(request: PackRequest) -> Material:
     inputs, outputs = source.inputs, source.outputs
     how = data.read_preprocessing(request.preprocessing, request.calibration, request.evaluation)
     needs = needed_truth(metric)
+    calibration, made_up = _calibration(request, source, how)
     return Material(
         source=source,
-        calibration=data.read_calibration(request.calibration, inputs, how) if request.calibration else None,
+        calibration=calibration,
         evaluation=data.read_evaluation(request.evaluation, inputs, how, needs)
         if request.evaluation
         else None,
         metric=metric,
         labels=encode_labels(read_labels(request.labels, outputs)) if request.labels else None,
         preprocessing=read_preprocessing(request.preprocessing, inputs) if request.preprocessing else None,
+        made_up=made_up,
     )
 
 
 def tensor_names(specs: Sequence[TensorSpec]) -> tuple[str, ...]:
     """Names of inputs or outputs, in order."""
     return tuple(spec.name for spec in specs)
+
+
+def _calibration(
+    request: PackRequest, source: SourceModel, how: Preprocessing | None
+) -> tuple[Samples | None, Samples | None]:
+    if not request.settings.data_free:
+        given = request.calibration
+        return (data.read_calibration(given, source.inputs, how) if given else None), None
+    if request.preprocessing is not None:
+        how = parse_preprocessing(
+            read_preprocessing(request.preprocessing, source.inputs), str(request.preprocessing)
+        )
+    made = synthesize(source, how, SAMPLES + CANDIDATES)
+    return made.take(range(SAMPLES)), made.take(range(SAMPLES, made.count))
 
 
 def _target(request: PackRequest, profile: Profile) -> Target:

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from packhorse_agent.contract.base import canonical_json
-from packhorse_agent.contract.manifest import ProbeLimits, Quality, RuntimeRequirement
+from packhorse_agent.contract.manifest import DataFreeCheck, ProbeLimits, Quality, RuntimeRequirement
 from packhorse_agent.contract.recipe import MixedWi8Ai8, Recipe
 from packhorse_agent.runtime.base import Session
 from packhorse_agent.runtime.datatypes import Array
@@ -37,6 +37,7 @@ from packhorse_host.quantize.emit_onnxruntime import INTEGER_OPERATORS, emit
 from packhorse_host.quantize.errors import ModelError
 from packhorse_host.quantize.graph import Architecture, KernelCounts, count_kernels
 from packhorse_host.quantize.prepare import prepare
+from packhorse_host.quantize.recipes import is_data_free
 from packhorse_host.quantize.search.bench import Layer, StaticRecipe
 from packhorse_host.quantize.search.layers import layers_of
 
@@ -61,6 +62,8 @@ class Variant:
     """As `sqnr_db`, on all candidates for golden vectors."""
     probe: ProbeLimits
     quality: Quality | None
+    data_free: DataFreeCheck | None
+    """For a recipe that calibrates on made-up inputs."""
 
 
 class Workbench:
@@ -78,7 +81,8 @@ class Workbench:
     @property
     def vectors_are_synthesized(self) -> bool:
         """Whether there was no data to take golden vectors from."""
-        return self._material.data is None
+        material = self._material
+        return material.data is None or (material.made_up is not None and material.evaluation is None)
 
     def variant(self, recipe: Recipe) -> Variant:
         """The model by `recipe`, evaluated.
@@ -125,8 +129,7 @@ class Workbench:
             settings = recipe.model_dump(exclude={"name"}) | {"float_nodes": tuple(sorted(kept))}
             partly = MixedWi8Ai8.model_validate(settings)
         # Ranges from the probes alone: what matters is which layers hurt more, not by how much exactly.
-        samples = None if recipe.data_free else self._probes
-        model = emit(self._material.source, partly, samples)
+        model = emit(self._material.source, partly, self._probes)
         outputs = self._run(self._open(model, usable_cores()), self._probes)
         noise_db = worst_sqnr_db(self._fp32_on_probes, outputs)
         return 0.0 if noise_db is None else 10 ** (-noise_db / 10)
@@ -156,7 +159,8 @@ class Workbench:
         model = emit(source, recipe, self._material.calibration)
         session = self._fp32 if recipe.name == "fp32" else self._open(model, usable_cores())
         quality = self._quality(recipe.name, session)
-        noise_db = worst_sqnr_db(self._fp32_on_pool, self._run(session, self._pool))
+        on_pool = self._run(session, self._pool)
+        noise_db = worst_sqnr_db(self._fp32_on_pool, on_pool)
         golden = self._golden(session, noise_db)
         sqnr_db = None if recipe.name == "fp32" else worst_sqnr_db(golden.fp32, golden.host)
         return Variant(
@@ -166,6 +170,25 @@ class Workbench:
             noise_db=noise_db,
             probe=self._limits(golden, sqnr_db),
             quality=quality,
+            data_free=self._followed(on_pool, noise_db, quality) if is_data_free(recipe) else None,
+        )
+
+    def _followed(
+        self, on_pool: Mapping[str, Array], noise_db: float | None, quality: Quality | None
+    ) -> DataFreeCheck:
+        """How the model follows FP32 on the evaluation set, or on made-up inputs where there is none."""
+        first = self._first_output
+        samples, agreement = self._pool.count, None
+        if quality is not None and quality.agreement_percent is not None:
+            samples, agreement = quality.samples, quality.agreement_percent
+        elif self._decides:
+            alike = on_pool[first].argmax(axis=1) == self._fp32_on_pool[first].argmax(axis=1)
+            agreement = 100 * float(alike.mean())
+        return DataFreeCheck(
+            inputs="synthesized" if self.vectors_are_synthesized else "evaluation",
+            samples=samples,
+            agreement_percent=agreement,
+            sqnr_db=None if noise_db is None else round(noise_db, 2),
         )
 
     def _open(self, model: bytes, threads: int) -> Session:

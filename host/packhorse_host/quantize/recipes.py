@@ -98,3 +98,8 @@ def fuses_as(profile: Profile) -> Architecture:
 def needs_calibration(recipe: Recipe) -> bool:
     """Whether the recipe fixes activation ranges from data."""
     return isinstance(recipe, StaticWi8Ai8 | StaticWi8Ai16 | MixedWi8Ai8)
+
+
+def is_data_free(recipe: Recipe) -> bool:
+    """Whether the recipe's ranges come from made-up inputs."""
+    return isinstance(recipe, StaticWi8Ai8 | StaticWi8Ai16 | MixedWi8Ai8) and recipe.data_free

@@ -47,7 +47,8 @@ class Score:
 class Bench(Protocol):
     """One model, tried by recipes for one profile; every answer is kept, so that asking again is free.
 
-    All but `layers` raise `ModelError`, `ModelLoadError` or `OutputsError` where a recipe does not work.
+    All but `layers` raise where a recipe does not work: `ModelError`, `ModelLoadError`, `OutputsError`,
+    `ActivationError`, `UnsupportedRecipeError` (the runtime has no such recipe) or `UselessQuantizationError`.
     """
 
     def layers(self) -> Sequence[Layer]:

@@ -19,7 +19,12 @@ from packhorse_agent.contract.recipe import (
 )
 from packhorse_agent.runtime.errors import ModelLoadError
 from packhorse_host.evaluate.errors import OutputsError
-from packhorse_host.quantize.errors import ModelError
+from packhorse_host.quantize.errors import (
+    ActivationError,
+    ModelError,
+    UnsupportedRecipeError,
+    UselessQuantizationError,
+)
 from packhorse_host.quantize.graph import KernelCounts
 from packhorse_host.quantize.search.bench import Bench, Layer, Point, StaticRecipe
 from packhorse_host.quantize.search.labels import label
@@ -45,7 +50,14 @@ PRODUCTS: Final = frozenset({"Gemm", "MatMul"})
 """What dynamic quantization speeds up."""
 MOST: Final = 0.5
 """From this share on something is what a model mostly consists of, or mostly suffers from."""
-_FAULTS: Final = (ModelError, ModelLoadError, OutputsError)
+_FAULTS: Final = (
+    ActivationError,
+    ModelError,
+    ModelLoadError,
+    OutputsError,
+    UnsupportedRecipeError,
+    UselessQuantizationError,
+)
 """What a recipe that does not work for a model raises."""
 PLANNING_SHARE: Final = 0.25
 SEARCH_SECONDS: Final = 60.0

@@ -9,10 +9,10 @@ import numpy as np
 
 from packhorse_agent.contract.manifest import Interval, Quality
 from packhorse_agent.runtime.datatypes import Array, Tensors
-from packhorse_host.evaluate.errors import OutputsError, OwnMetricError
+from packhorse_host.evaluate.errors import OwnMetricError
+from packhorse_host.evaluate.gather import Gathered, gather
 from packhorse_host.evaluate.intervals import bootstrap_samples, paired_difference, share
 from packhorse_host.evaluate.metrics.base import (
-    Decides,
     Floats,
     Metric,
     ShareMetric,
@@ -20,15 +20,14 @@ from packhorse_host.evaluate.metrics.base import (
     WeightedMetric,
 )
 
+FLOAT_MODEL: Final = "the float model"
+QUANTIZED_MODEL: Final = "the quantized model"
 DIGITS: Final = 4
 """Decimals of scores and points: a manifest holds no noise of the last bit."""
 
 
 def compare(metric: Metric, fp32: Tensors, quantized: Tensors, truth: Truth, dataset_sha256: str) -> Quality:
-    """Compare two models by a metric.
-
-    The interval of the drop is that of Bonett and Price for a share of samples (`paired_difference`), else a
-    paired bootstrap over samples. Outputs that are the same to the last bit lose nothing, surely.
+    """Compare two models by a metric; see `compare_gathered`.
 
     Args:
         metric: see `packhorse_host.evaluate.metrics.registry.load_metric`.
@@ -40,28 +39,49 @@ def compare(metric: Metric, fp32: Tensors, quantized: Tensors, truth: Truth, dat
     Raises:
         OutputsError: outputs do not suit the metric, or hold NaN.
         LabelsError: the truth is missing or does not suit the metric.
-        OwnMetricError: a metric that is not ours gives no finite statistics.
+        OwnMetricError: a metric that is not ours does not keep to the protocol.
     """
-    whole = truth.beside(fp32)
-    statistics = [_statistics(metric, outputs, whole, who) for who, outputs in _both(fp32, quantized)]
-    first, second = (_score(metric, each) for each in statistics)
+    check_truth(metric, truth)
+    first = gather(metric, fp32, fp32, truth, FLOAT_MODEL)
+    second = gather(metric, quantized, fp32, truth, QUANTIZED_MODEL)
+    return compare_gathered(metric, first, second, dataset_sha256)
+
+
+def compare_gathered(metric: Metric, fp32: Gathered, quantized: Gathered, dataset_sha256: str) -> Quality:
+    """Compare two models by what a metric keeps of their outputs on the same samples.
+
+    The interval of the drop is that of Bonett and Price for a share of samples (`paired_difference`), else a
+    paired bootstrap over samples. Outputs that are the same to the last bit lose nothing, surely.
+
+    Raises:
+        OwnMetricError: a metric that is not ours gives no score.
+    """
+    first, second = _score(metric, fp32.statistics), _score(metric, quantized.statistics)
     sign = 1 if metric.higher_is_better else -1
-    same = fp32.keys() == quantized.keys() and all(
-        np.array_equal(array, quantized[name]) for name, array in fp32.items()
-    )
-    interval = Interval(low=0.0, high=0.0) if same else _interval(metric, statistics, sign)
+    same = fp32.outputs_sha256 == quantized.outputs_sha256
+    interval = Interval(low=0.0, high=0.0) if same else _interval(metric, fp32, quantized, sign)
     return Quality(
         metric=metric.name,
         unit=metric.unit,
         higher_is_better=metric.higher_is_better,
         dataset_sha256=dataset_sha256,
-        samples=truth.count,
+        samples=len(fp32.statistics),
         fp32=round(first, DIGITS),
         quantized=round(second, DIGITS),
         drop_points=round(sign * (first - second), DIGITS),
         drop_ci95_points=_rounded(interval),
-        agreement_percent=_agreement(metric, fp32, quantized),
+        agreement_percent=_agreement(fp32.decisions, quantized.decisions),
     )
+
+
+def check_truth(metric: Metric, truth: Truth) -> None:
+    """Check what can be before any model runs.
+
+    Raises:
+        LabelsError: the truth is missing or does not suit the metric.
+    """
+    if isinstance(metric, WeightedMetric):
+        metric.check(truth)
 
 
 @dataclass(frozen=True)
@@ -75,54 +95,23 @@ class Score:
     samples: int
 
 
-def score(metric: Metric, outputs: Tensors, truth: Truth) -> Score:
+def score(metric: Metric, gathered: Gathered) -> Score:
     """Score one model by a metric, with an interval: Wilson's for a share of samples, else a bootstrap.
 
     Raises:
-        OutputsError, LabelsError, OwnMetricError: as `compare`; also when the metric compares with FP32.
+        OwnMetricError: a metric that is not ours gives no score.
     """
-    statistics = _statistics(metric, outputs, truth, "the model")
-    value = _score(metric, statistics)
+    statistics = gathered.statistics
+    value, count = _score(metric, statistics), len(statistics)
     if isinstance(metric, ShareMetric):
-        interval = share(int(statistics.sum()), truth.count)
+        interval = share(int(statistics.sum()), count)
     else:
-        interval = bootstrap_samples(truth.count, lambda counts: _resampled(metric, statistics, counts))
-    return Score(metric.name, metric.unit, round(value, DIGITS), _rounded(interval), truth.count)
+        interval = bootstrap_samples(count, lambda counts: _resampled(metric, statistics, counts))
+    return Score(metric.name, metric.unit, round(value, DIGITS), _rounded(interval), count)
 
 
 def _rounded(interval: Interval) -> Interval:
     return Interval(low=round(interval.low, DIGITS), high=round(interval.high, DIGITS))
-
-
-def _both(fp32: Tensors, quantized: Tensors) -> tuple[tuple[str, Tensors], tuple[str, Tensors]]:
-    return ("the float model", fp32), ("the quantized model", quantized)
-
-
-def _statistics(metric: Metric, outputs: Tensors, truth: Truth, who: str) -> Floats:
-    for name, array in outputs.items():
-        _check_output(name, array, truth.count, who)
-    statistics = np.asarray(metric.per_sample(outputs, truth))
-    if statistics.ndim == 0 or len(statistics) != truth.count or statistics.dtype.kind not in "fiub":
-        raise OwnMetricError(
-            f"{metric.name}: per_sample must give numbers whose first axis counts the {truth.count} samples, "
-            f"found {statistics.dtype} {list(statistics.shape)}"
-        )
-    statistics = statistics.astype(np.float64)
-    finite = np.isfinite(statistics).reshape(truth.count, -1).all(axis=1)
-    if not finite.all():
-        raise OutputsError(
-            f"{metric.name}: {who} has no finite statistics on {int((~finite).sum())} of {truth.count} "
-            f"samples, first on sample {int(np.argmin(finite))}"
-        )
-    return statistics
-
-
-def _check_output(name: str, array: Array, count: int, who: str) -> None:
-    if array.shape[:1] != (count,):
-        raise OutputsError(f"{who}: output `{name}` has shape {list(array.shape)} for {count} samples")
-    if array.dtype.kind == "f" and np.isnan(array).any():
-        first = int(np.argmax(np.isnan(array).reshape(count, -1).any(axis=1)))
-        raise OutputsError(f"{who} gives NaN in output `{name}`, first in sample {first}")
 
 
 def _score(metric: Metric, statistics: Floats) -> float:
@@ -132,8 +121,8 @@ def _score(metric: Metric, statistics: Floats) -> float:
     return float(score)
 
 
-def _interval(metric: Metric, statistics: list[Floats], sign: int) -> Interval:
-    first, second = statistics
+def _interval(metric: Metric, fp32: Gathered, quantized: Gathered, sign: int) -> Interval:
+    first, second = fp32.statistics, quantized.statistics
     if isinstance(metric, ShareMetric):
         only_first, only_second = int((first > second).sum()), int((second > first).sum())
         return paired_difference(only_first, only_second, len(first))
@@ -152,8 +141,7 @@ def _resampled(metric: Metric, statistics: Floats, counts: Floats) -> Floats:
     return np.array([_score(metric, statistics[row]) for row in rows])
 
 
-def _agreement(metric: Metric, fp32: Tensors, quantized: Tensors) -> float | None:
-    if not isinstance(metric, Decides):
+def _agreement(first: Array | None, second: Array | None) -> float | None:
+    if first is None or second is None:
         return None
-    alike = np.asarray(metric.decisions(fp32)) == np.asarray(metric.decisions(quantized))
-    return round(100 * float(np.mean(alike)), DIGITS)
+    return round(100 * float(np.mean(first == second)), DIGITS)

@@ -17,13 +17,21 @@ from packhorse_agent.runtime.base import Session, describe_tensor, open_file, op
 from packhorse_agent.runtime.datatypes import Array, Tensors
 from packhorse_agent.trust.bundle_folder import verify_bundle_folder
 from packhorse_host.errors import BadInputError, NotFoundError
-from packhorse_host.evaluate.compare import Score, compare, score
+from packhorse_host.evaluate.compare import (
+    FLOAT_MODEL,
+    QUANTIZED_MODEL,
+    Score,
+    check_truth,
+    compare_gathered,
+    score,
+)
 from packhorse_host.evaluate.errors import DataMismatchError
+from packhorse_host.evaluate.gather import Gathered, Gatherer
 from packhorse_host.evaluate.metrics.base import Metric
-from packhorse_host.evaluate.metrics.free import Fidelity, fidelity
+from packhorse_host.evaluate.metrics.free import Fidelity, FidelityTally
 from packhorse_host.evaluate.metrics.registry import needed_truth
 from packhorse_host.evaluate.read import read_evaluation, read_preprocessing
-from packhorse_host.evaluate.runner import run_all
+from packhorse_host.evaluate.runner import run_batches
 from packhorse_host.evaluate.samples import LabelledSamples
 
 BATCH: Final = 32
@@ -50,12 +58,6 @@ class Subject:
     session: Session
     preprocessing: Path | None
     """Of a bundle that has a description."""
-
-    @property
-    def batch(self) -> int:
-        """How many samples it takes at once."""
-        fixed = {spec.shape[0] for spec in self.session.inputs if spec.shape} - {-1}
-        return min(fixed, default=BATCH)
 
 
 @dataclass(frozen=True)
@@ -130,34 +132,53 @@ def evaluate(
     described = next((each.preprocessing for each in subjects if each.preprocessing), None)
     how = read_preprocessing(preprocessing or described, data)
     labelled = read_evaluation(data, inputs, how, needed_truth(metric))
-    first = _run(subjects[0], subjects[0].session, labelled, announce, clock)
-    common = (labelled.samples.count, labelled.sha256)
-    doubts = tuple(labelled.doubts())
-    if len(subjects) == 1:
-        return Evaluation(*common, score(metric, first, labelled.truth), None, (), doubts)
-    second = _run(subjects[1], subjects[0].session, labelled, announce, clock)
+    check_truth(metric, labelled.truth)
+    gathered, tally = _run(subjects, labelled, metric, announce, clock)
     announce("comparing")
-    quality = compare(metric, first, second, labelled.truth, labelled.sha256)
-    alone = score(metric, first, labelled.truth.beside(first))
-    return Evaluation(*common, alone, quality, tuple(fidelity(first, second)), doubts)
+    quality = None
+    if len(gathered) == 2:
+        quality = compare_gathered(metric, gathered[0], gathered[1], labelled.sha256)
+    return Evaluation(
+        samples=labelled.samples.count,
+        dataset_sha256=labelled.sha256,
+        score=score(metric, gathered[0]),
+        quality=quality,
+        fidelity=tally.outputs(),
+        doubts=tuple(labelled.doubts()),
+    )
 
 
 def _run(
-    subject: Subject, like: Session, labelled: LabelledSamples, announce: Announce, clock: Clock
-) -> dict[str, Array]:
-    """Outputs of a model by the names that `like` has for them."""
-    session = _Renamed(subject.session, like, subject.path)
-    count, said = labelled.samples.count, clock()
-
-    def done(samples: int) -> None:
-        nonlocal said
+    subjects: Sequence[Subject], labelled: LabelledSamples, metric: Metric, announce: Announce, clock: Clock
+) -> tuple[list[Gathered], FidelityTally]:
+    """Run all on the same batches, and keep what the metric wants of each."""
+    like, count, tally = subjects[0].session, labelled.samples.count, FidelityTally()
+    whose = (FLOAT_MODEL, QUANTIZED_MODEL) if len(subjects) == 2 else ("the model",)
+    gatherers = [Gatherer(metric, labelled.truth, who) for who in whose]
+    sessions = [_Renamed(subject.session, like, subject.path) for subject in subjects]
+    names = ", ".join(subject.path.name for subject in subjects)
+    announce(f"running {names} on {count} samples")
+    done, said = 0, clock()
+    for answers in run_batches(
+        sessions, labelled.samples, _batch(subjects), [each.name for each in like.outputs]
+    ):
+        for gatherer, answer in zip(gatherers, answers, strict=True):
+            gatherer.add(answer, answers[0] if len(answers) == 2 else None)
+        for other in answers[1:]:
+            tally.add(answers[0], other)
+        done += len(next(iter(answers[0].values())))
         if clock() - said >= SAY_EVERY_S:
             said = clock()
-            announce(f"{subject.path.name}: {samples} of {count} samples")
+            announce(f"running {names}: {done} of {count} samples")
+    return [gatherer.done() for gatherer in gatherers], tally
 
-    announce(f"running {subject.path.name} on {count} samples")
-    names = [spec.name for spec in like.outputs]
-    return run_all(session, labelled.samples, subject.batch, names, done)
+
+def _batch(subjects: Sequence[Subject]) -> int:
+    """How many samples all of them take at once."""
+    fixed = {spec.shape[0] for each in subjects for spec in each.session.inputs if spec.shape} - {-1}
+    if len(fixed) > 1:
+        raise DataMismatchError(f"the models take batches of {' and '.join(map(str, sorted(fixed)))} samples")
+    return min(fixed, default=BATCH)
 
 
 class _Renamed:

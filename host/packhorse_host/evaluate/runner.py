@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,28 +33,30 @@ def open_session(
         return open_model(path, requirement.model_copy(update={"providers": ()}), inputs, outputs)
 
 
-def run_all(
-    session: Session,
-    samples: Samples,
-    batch: int,
-    outputs: Sequence[str],
-    done: Callable[[int], None] = lambda count: None,
-) -> dict[str, Array]:
+def run_all(session: Session, samples: Samples, batch: int, outputs: Sequence[str]) -> dict[str, Array]:
     """Run every sample, `batch` at a time; arrays for the named outputs, the first axis counting samples.
-
-    `done` hears how many samples are, after each batch.
 
     Raises:
         InputRefusedError: the model does not take the data.
         DataMismatchError: an output does not count samples.
     """
-    parts: dict[str, list[Array]] = {name: [] for name in outputs}
+    parts = [part for (part,) in run_batches([session], samples, batch, outputs)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in outputs}
+
+
+def run_batches(
+    sessions: Sequence[Session], samples: Samples, batch: int, outputs: Sequence[str]
+) -> Iterator[list[dict[str, Array]]]:
+    """Run every model on the same samples, `batch` at a time; the last batch has as many as are left.
+
+    Raises:
+        InputRefusedError: a model does not take the data.
+        DataMismatchError: an output does not count samples.
+    """
     for index, feed in enumerate(samples.batches(batch)):
-        results = session.run(feed)
-        for name in outputs:
-            parts[name].append(_checked(name, results[name], batch))
-        done(min((index + 1) * batch, samples.count))
-    return {name: np.concatenate(arrays)[: samples.count] for name, arrays in parts.items()}
+        left = samples.count - index * batch
+        answers = (session.run(feed) for session in sessions)
+        yield [{name: _checked(name, answer[name], batch)[:left] for name in outputs} for answer in answers]
 
 
 def _checked(name: str, array: Array, batch: int) -> Array:

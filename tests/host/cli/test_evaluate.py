@@ -84,7 +84,7 @@ def test_tables_for_people(data: Path, capsys: pytest.CaptureFixture[str]) -> No
     said = capsys.readouterr()
     assert "SQNR to FP32, worst output dB" in said.out
     assert "COSINE %" in said.out
-    assert f"running coarse.onnx on {COUNT} samples" in said.err
+    assert f"running model.onnx, coarse.onnx on {COUNT} samples" in said.err
     assert run(data / "model.onnx", "--evaluation", data / "evaluation.npz") == 0
     assert "95 % INTERVAL" in capsys.readouterr().out
 

@@ -32,6 +32,8 @@ class Truth:
     """`labels`, `boxes`, `texts` and so on; the first axis counts samples."""
     reference: Tensors | None = None
     """Outputs of the float model on the same samples, for metrics that compare with it."""
+    first: int = 0
+    """Which sample of the data set the first one is, for errors."""
 
     def array(self, name: str, metric: str) -> Array:
         """The array `name`.
@@ -44,9 +46,14 @@ class Truth:
             raise LabelsError(f"{metric} needs the array `{name}` in the evaluation set; it has {there}")
         return self.arrays[name]
 
-    def beside(self, reference: Tensors) -> Truth:
+    def beside(self, reference: Tensors | None) -> Truth:
         """The same truth, with the float model's outputs."""
         return replace(self, reference=reference)
+
+    def part(self, start: int, stop: int) -> Truth:
+        """The truth of the samples from `start` to `stop`, without the float model's outputs."""
+        arrays = {name: array[start:stop] for name, array in self.arrays.items()}
+        return Truth(stop - start, arrays, first=self.first + start)
 
     def take(self, indexes: Sequence[int]) -> Truth:
         """The truth of the samples at `indexes`, in that order."""
@@ -101,6 +108,21 @@ class WeightedMetric(ABC):
     higher_is_better: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ()
     """Arrays that the truth must have."""
+    by_batch: ClassVar[bool] = True
+    """Whether statistics of a sample do not depend on the others, so that outputs need not be kept."""
+
+    def check(self, truth: Truth) -> None:
+        """Look at the truth of all samples before any model runs.
+
+        Raises:
+            LabelsError: it is missing, or does not suit the metric.
+        """
+        for name in self.needs:
+            truth.array(name, self.name)
+
+    def joined(self, parts: Sequence[Floats]) -> Floats:
+        """Statistics of all samples from those of batches."""
+        return np.concatenate(parts)
 
     @abstractmethod
     def per_sample(self, outputs: Tensors, truth: Truth) -> Floats:
@@ -162,7 +184,8 @@ def integer_labels(truth: Truth, metric: str, classes: int) -> npt.NDArray[np.in
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if wrong.size:
         raise LabelsError(
-            f"labels must be 0 to {classes - 1}, found {int(labels[wrong[0]])} in sample {int(wrong[0])} "
+            f"labels must be 0 to {classes - 1}, found {int(labels[wrong[0]])} "
+            f"in sample {truth.first + int(wrong[0])} "
             f"({wrong.size} out of range)"
         )
     return labels.astype(np.int64)

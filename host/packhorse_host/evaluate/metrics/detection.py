@@ -12,7 +12,7 @@ turns into these.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -49,6 +49,16 @@ class AveragePrecision(WeightedMetric):
 
     decoder: Decoder | None = None
 
+    def check(self, truth: Truth) -> None:
+        """See `WeightedMetric.check`.
+
+        Raises:
+            LabelsError: truth that is no boxes, or not one.
+        """
+        _, _, counts = _truth(truth, self.name)
+        if not counts.any():
+            raise LabelsError(f"{self.name} needs at least one true box; all `box_counts` are 0")
+
     def per_sample(self, outputs: Tensors, truth: Truth) -> Floats:
         """Rows of class, score, and 1 for a hit, 0 for a miss, 2 for a true box: [N, rows, 3].
 
@@ -60,11 +70,12 @@ class AveragePrecision(WeightedMetric):
         """
         found = _outputs(outputs if self.decoder is None else self.decoder(outputs), self.name)
         wanted = _truth(truth, self.name)
-        rows = [self._rows(*(part[index] for part in (*found, *wanted))) for index in range(truth.count)]
-        table = np.full((len(rows), max(map(len, rows)), 3), [-1.0, 0.0, _MISS])
-        for index, row in enumerate(rows):
-            table[index, : len(row)] = row
-        return table
+        parts = (*found, *wanted)
+        return _filled_up([self._rows(*(part[index] for part in parts)) for index in range(truth.count)])
+
+    def joined(self, parts: Sequence[Floats]) -> Floats:
+        """See `WeightedMetric.joined`."""
+        return _filled_up([row for part in parts for row in part])
 
     def resampled(self, statistics: Floats, counts: Floats) -> Floats:
         """See `WeightedMetric.resampled`; NaN for a resample without a true box."""
@@ -139,6 +150,13 @@ def match(overlaps: Floats, least: float) -> Bools:
     return hits
 
 
+def _filled_up(rows: Sequence[Floats]) -> Floats:
+    table = np.full((len(rows), max(map(len, rows)), 3), [-1.0, 0.0, _MISS])
+    for index, row in enumerate(rows):
+        table[index, : len(row)] = row
+    return table
+
+
 def _area(boxes: Floats) -> Floats:
     areas: Floats = np.clip(boxes[..., 2:] - boxes[..., :2], 0, None).prod(axis=-1)
     return areas
@@ -191,10 +209,8 @@ def _truth(truth: Truth, metric: str) -> tuple[Array, Array, Array]:
         )
     if counts.shape != (len(boxes),) or (counts < 0).any() or (counts > boxes.shape[1]).any():
         raise LabelsError(f"`box_counts` must be [N] integers of 0 to {boxes.shape[1]} for {metric}")
-    if not counts.any():
-        raise LabelsError(f"{metric} needs at least one true box; all `box_counts` are 0")
     used = np.arange(boxes.shape[1]) < counts[:, np.newaxis]
-    _check_boxes(boxes[used], classes[used], np.argwhere(used)[:, 0])
+    _check_boxes(boxes[used], classes[used], truth.first + np.argwhere(used)[:, 0])
     return boxes, classes, counts
 
 

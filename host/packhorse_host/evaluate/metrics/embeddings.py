@@ -74,14 +74,15 @@ class LinearProbe(ShareMetric):
 
     name: ClassVar[BuiltInMetric] = "linear_probe_percent"
     needs: ClassVar[tuple[str, ...]] = ("labels",)
+    by_batch: ClassVar[bool] = False
 
     output: str | None = None
 
-    def per_sample(self, outputs: Tensors, truth: Truth) -> Floats:
-        """1 where the probe is right, [N].
+    def check(self, truth: Truth) -> None:
+        """See `WeightedMetric.check`.
 
         Raises:
-            LabelsError: `labels` are missing, of one class only, or too few.
+            LabelsError: `labels` are no classes, of one class only, or too few.
         """
         labels = integer_labels(truth, self.name, CLASSES_MAX)
         if truth.count < 2 * FOLDS or len(np.unique(labels)) < 2:
@@ -89,6 +90,15 @@ class LinearProbe(ShareMetric):
                 f"{self.name} needs {2 * FOLDS} samples of 2 classes at least, "
                 f"found {truth.count} of {len(np.unique(labels))}"
             )
+
+    def per_sample(self, outputs: Tensors, truth: Truth) -> Floats:
+        """1 where the probe is right, [N].
+
+        Raises:
+            LabelsError: `labels` are missing or no classes.
+            OutputsError: embeddings that are not finite.
+        """
+        labels = integer_labels(truth, self.name, CLASSES_MAX)
         decided = probe(_flat(one_output(outputs, self.output)), labels)
         hits: Floats = (decided == labels).astype(np.float64)
         return hits

@@ -76,16 +76,24 @@ class Auc(WeightedMetric):
 
     output: str | None = None
 
+    def check(self, truth: Truth) -> None:
+        """See `WeightedMetric.check`.
+
+        Raises:
+            LabelsError: `labels` are neither 0 nor 1, or all alike.
+        """
+        labels = integer_labels(truth, self.name, 2)
+        if len(np.unique(labels)) < 2:
+            raise LabelsError(f"{self.name} needs frames of both kinds; all labels are {int(labels[0])}")
+
     def per_sample(self, outputs: Tensors, truth: Truth) -> Floats:
         """Score and label, [N, 2].
 
         Raises:
             OutputsError: neither one nor two numbers for a sample.
-            LabelsError: `labels` are missing, neither 0 nor 1, or all alike.
+            LabelsError: `labels` are missing, or neither 0 nor 1.
         """
         labels = integer_labels(truth, self.name, 2)
-        if len(np.unique(labels)) < 2:
-            raise LabelsError(f"{self.name} needs frames of both kinds; all labels are {int(labels[0])}")
         return np.stack([yes_scores(outputs, self.output, self.name), labels.astype(np.float64)], axis=1)
 
     def resampled(self, statistics: Floats, counts: Floats) -> Floats:

@@ -28,19 +28,33 @@ class Fidelity:
     cosine_percent: float
 
 
-def fidelity(reference: Tensors, actual: Tensors) -> list[Fidelity]:
-    """SQNR and cosine of each output.
+class FidelityTally:
+    """Adds up how close outputs are, batch by batch."""
 
-    Raises:
-        OutputsError: an output is missing or of another shape.
-    """
-    powers = _powers(reference, actual)
-    ones = np.ones((1, len(powers)))
-    sqnr, cosine = _sqnr_db(ones @ powers[..., 0], ones @ powers[..., 3]), _cosine(ones, powers)
-    return [
-        Fidelity(name, float(sqnr[0, index]), 100 * float(cosine[0, index]))
-        for index, name in enumerate(reference)
-    ]
+    def __init__(self) -> None:
+        self._names: tuple[str, ...] = ()
+        self._powers: Floats | None = None
+
+    def add(self, reference: Tensors, actual: Tensors) -> None:
+        """Take the outputs of both models on some samples.
+
+        Raises:
+            OutputsError: an output is missing or of another shape.
+        """
+        powers = _powers(reference, actual).sum(axis=0, keepdims=True)
+        self._names = tuple(reference)
+        self._powers = powers if self._powers is None else self._powers + powers
+
+    def outputs(self) -> tuple[Fidelity, ...]:
+        """SQNR and cosine of each output over all that was added."""
+        if self._powers is None:
+            return ()
+        one = np.ones((1, 1))
+        sqnr, cosine = _sqnr_db(self._powers[..., 0], self._powers[..., 3]), _cosine(one, self._powers)
+        return tuple(
+            Fidelity(name, float(sqnr[0, index]), 100 * float(cosine[0, index]))
+            for index, name in enumerate(self._names)
+        )
 
 
 class _FreeMetric(WeightedMetric):

@@ -104,17 +104,23 @@ class CharacterErrors(_Reading, WeightedMetric):
     alphabet: Alphabet
     output: str | None = None
 
+    def check(self, truth: Truth) -> None:
+        """See `WeightedMetric.check`.
+
+        Raises:
+            LabelsError: `texts` are no unicode, or all empty.
+        """
+        if not any(self._texts(truth)):
+            raise LabelsError(f"{self.name} needs characters to count; all `texts` are empty")
+
     def per_sample(self, outputs: Tensors, truth: Truth) -> Floats:
         """Edits and characters written, [N, 2].
 
         Raises:
             OutputsError: no scores of this alphabet.
-            LabelsError: `texts` are missing, no unicode, or all empty.
+            LabelsError: `texts` are missing or no unicode.
         """
-        texts = self._texts(truth)
-        if not any(texts):
-            raise LabelsError(f"{self.name} needs characters to count; all `texts` are empty")
-        pairs = zip(self.decisions(outputs), texts, strict=True)
+        pairs = zip(self.decisions(outputs), self._texts(truth), strict=True)
         return np.array([[edits(read, written), len(written)] for read, written in pairs], np.float64)
 
     def resampled(self, statistics: Floats, counts: Floats) -> Floats:

@@ -237,9 +237,9 @@ def test_a_raw_head_without_a_decoder() -> None:
 def test_truth_that_is_no_boxes(change: Tensors, words: str) -> None:
     arrays = {**truth_of([[BOX]], [[0]]).arrays, **change}
     with pytest.raises(LabelsError, match=words):
-        scored(Ap50(), answers([[BOX]], [[0.9]], [[0]]), Truth(1, arrays))
+        Ap50().check(Truth(1, arrays))
 
 
 def test_truth_that_is_missing() -> None:
     with pytest.raises(LabelsError, match="needs the array `boxes` in the evaluation set; it has `labels`"):
-        scored(Ap50(), answers([[BOX]], [[0.9]], [[0]]), Truth(1, {"labels": np.zeros(1)}))
+        Ap50().check(Truth(1, {"labels": np.zeros(1)}))

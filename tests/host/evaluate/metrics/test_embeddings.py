@@ -76,7 +76,7 @@ def test_features_that_say_nothing() -> None:
 def test_too_little_to_fit(labels: list[int]) -> None:
     truth = Truth(len(labels), {"labels": np.array(labels)})
     with pytest.raises(LabelsError, match="needs 10 samples of 2 classes"):
-        LinearProbe().per_sample({"y": np.zeros((len(labels), 2))}, truth)
+        LinearProbe().check(truth)
 
 
 def test_embeddings_that_are_not_finite() -> None:

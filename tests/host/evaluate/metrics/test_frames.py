@@ -79,4 +79,4 @@ def test_other_outputs() -> None:
 )
 def test_labels_that_are_not_both_kinds(labels: list[int], words: str) -> None:
     with pytest.raises(LabelsError, match=words):
-        auc(np.zeros(2), np.array(labels))
+        Auc().check(Truth(2, {"labels": np.array(labels)}))

@@ -106,4 +106,4 @@ def test_outputs_that_are_no_scores_of_the_alphabet(shape: tuple[int, ...]) -> N
 )
 def test_texts_that_are_none(array: Array, words: str) -> None:
     with pytest.raises(LabelsError, match=words):
-        CharacterErrors(ABC).per_sample({"y": steps([1, 2, 3])}, Truth(1, {"texts": array}))
+        CharacterErrors(ABC).check(Truth(1, {"texts": array}))

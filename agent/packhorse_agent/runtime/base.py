@@ -18,8 +18,13 @@ _MODULES: Final[dict[RuntimeName, str]] = {
     "onnxruntime": "packhorse_agent.runtime.onnxruntime_cpu",
     "litert": "packhorse_agent.runtime.litert",
     "tflite-runtime": "packhorse_agent.runtime.tflite_runtime",
+    "executorch": "packhorse_agent.runtime.executorch",
+    "pytorch-mobile": "packhorse_agent.runtime.pytorch_mobile",
 }
 """Runtime → the module that brings it behind `Runtime`."""
+
+_POSITIONAL: Final[frozenset[RuntimeName]] = frozenset({"executorch"})
+"""Runtimes whose files hold no names of tensors: those of the manifest count, in its order."""
 
 
 class Session(Protocol):
@@ -50,6 +55,13 @@ class Session(Protocol):
         """
 
 
+class PositionalSession(Session, Protocol):
+    """A session whose file knows its tensors by position; they have made-up names until they are given."""
+
+    def named(self, inputs: Sequence[str], outputs: Sequence[str]) -> Session:
+        """The same model with a name for each tensor, in order; there are as many names as tensors."""
+
+
 class Runtime(Protocol):
     """What a module in this folder offers."""
 
@@ -75,6 +87,9 @@ def open_model(
         ModelLoadError: the runtime does not take the file, or its tensors are not those of the manifest.
     """
     session = open_file(path, requirement)
+    if requirement.name in _POSITIONAL:
+        names = _names("input", inputs, session.inputs), _names("output", outputs, session.outputs)
+        session = cast("PositionalSession", session).named(*names)
     _check_tensors("input", inputs, session.inputs)
     _check_tensors("output", outputs, session.outputs)
     return session
@@ -104,6 +119,12 @@ def _runtime(requirement: RuntimeRequirement) -> Runtime:
         return cast("Runtime", importlib.import_module(_MODULES[name]))
     except ImportError as error:
         raise RuntimeMissingError(f"{name} {version} does not import ({error}): reinstall it") from error
+
+
+def _names(kind: str, specs: Sequence[TensorSpec], found: Sequence[TensorSpec]) -> list[str]:
+    if len(specs) != len(found):
+        raise ModelLoadError(f"the manifest names {len(specs)} {kind}s; the model has {len(found)}")
+    return [spec.name for spec in specs]
 
 
 def _check_tensors(kind: str, expected: Sequence[TensorSpec], found: Sequence[TensorSpec]) -> None:

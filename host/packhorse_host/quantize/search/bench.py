@@ -48,7 +48,7 @@ class Bench(Protocol):
     """One model, tried by recipes for one profile; every answer is kept, so that asking again is free.
 
     All but `layers` raise where a recipe does not work: `ModelError`, `ModelLoadError`, `OutputsError`,
-    `ActivationError`, `UnsupportedRecipeError` (the runtime has no such recipe) or `UselessQuantizationError`.
+    `ActivationError`, `UnsupportedRecipeError` (this runtime has none such) or `UselessQuantizationError`.
     """
 
     def layers(self) -> Sequence[Layer]:

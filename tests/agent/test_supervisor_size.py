@@ -7,6 +7,7 @@ import sys
 
 TOO_BIG = (
     "argparse",
+    "cryptography.hazmat.primitives.serialization",
     "httptools",
     "numpy",
     "onnxruntime",

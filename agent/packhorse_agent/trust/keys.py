@@ -1,26 +1,31 @@
-"""The device's own Ed25519 key, and the request to be enrolled with it."""
+"""The device's own Ed25519 key, and the request to be enrolled with it.
+
+The key's file is read and written here, since the library's readers of every key format take the supervisor
+2 MiB: an unencrypted Ed25519 key in PKCS #8 is a constant and 32 bytes (RFC 8410, section 7).
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import logging
 from pathlib import Path
+from typing import Final
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
 
 from packhorse_agent.contract.enrolment import SigningRequest, request_message
 from packhorse_agent.store.durable import write_durable
 from packhorse_agent.store.errors import storage_error
 from packhorse_agent.trust.errors import BadSigningRequestError, DeviceKeyError
 
-_MODE = 0o600
+_MODE: Final = 0o600
+_PEM_HEAD: Final = b"-----BEGIN PRIVATE KEY-----"
+_PEM_TAIL: Final = b"-----END PRIVATE KEY-----"
+_PKCS8_HEAD: Final = bytes.fromhex("302e020100300506032b657004220420")
+"""DER: version 0, the algorithm 1.3.101.112, and an octet string in an octet string for the key."""
+_KEY_BYTES: Final = 32
 
 _log = logging.getLogger(__name__)
 
@@ -53,14 +58,13 @@ class DeviceKey:
     @classmethod
     def _create(cls, path: Path) -> DeviceKey:
         private = Ed25519PrivateKey.generate()
-        pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        write_durable(path, pem, mode=_MODE)
+        write_durable(path, _encode(private), mode=_MODE)
         return cls(private)
 
     @property
     def public_hex(self) -> str:
         """The raw public key, 64 hexadecimal digits."""
-        return self._private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
+        return self._private.public_key().public_bytes_raw().hex()
 
     def sign(self, message: bytes) -> bytes:
         """A 64-byte Ed25519 signature (RFC 8032). Law: `verify_ed25519(k.public_hex, k.sign(m), m)`."""
@@ -102,14 +106,23 @@ def check_signing_request(request: SigningRequest) -> None:
         )
 
 
+def _encode(private: Ed25519PrivateKey) -> bytes:
+    body = base64.b64encode(_PKCS8_HEAD + private.private_bytes_raw())
+    return b"\n".join((_PEM_HEAD, body, _PEM_TAIL, b""))
+
+
 def _parse(pem: bytes, path: Path) -> Ed25519PrivateKey:
-    try:
-        private = load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise _damaged(path) from error
-    if not isinstance(private, Ed25519PrivateKey):
+    text = pem.strip()
+    if not (text.startswith(_PEM_HEAD) and text.endswith(_PEM_TAIL)):
         raise _damaged(path)
-    return private
+    body = text[len(_PEM_HEAD) : -len(_PEM_TAIL)]
+    try:
+        der = base64.b64decode(b"".join(body.split()), validate=True)
+    except binascii.Error as error:
+        raise _damaged(path) from error
+    if len(der) != len(_PKCS8_HEAD) + _KEY_BYTES or not der.startswith(_PKCS8_HEAD):
+        raise _damaged(path)
+    return Ed25519PrivateKey.from_private_bytes(der[-_KEY_BYTES:])
 
 
 def _damaged(path: Path) -> DeviceKeyError:

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,7 +54,41 @@ def other_kind() -> bytes:
     return generate_private_key(SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"-----BEGIN PRIVATE KEY-----\n", other_kind()])
+def pem(private: Ed25519PrivateKey) -> bytes:
+    return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+@given(seed=st.binary(min_size=32, max_size=32))
+def test_the_file_is_the_one_that_every_other_program_writes_and_reads(
+    tmp_path_factory: pytest.TempPathFactory, seed: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("key") / "device.key"
+    private = Ed25519PrivateKey.from_private_bytes(seed)
+    path.write_bytes(pem(private))
+    assert DeviceKey.load_or_create(path).public_hex == private.public_key().public_bytes_raw().hex()
+    made = path.with_name("made.key")
+    key = DeviceKey.load_or_create(made)
+    read = load_pem_private_key(made.read_bytes(), password=None)
+    assert isinstance(read, Ed25519PrivateKey)
+    assert (pem(read), read.public_key().public_bytes_raw().hex()) == (made.read_bytes(), key.public_hex)
+
+
+def broken_keys() -> list[bytes]:
+    whole = pem(Ed25519PrivateKey.from_private_bytes(bytes(32)))
+    head, body, tail = whole.splitlines()
+    return [
+        b"",
+        b"garbage",
+        head + b"\n",
+        head + b"\n" + tail,
+        whole.replace(body, body[:-4]),
+        whole.replace(body, body[:-4] + b"!!!!"),
+        whole.replace(body, body + body),
+        other_kind(),
+    ]
+
+
+@pytest.mark.parametrize("content", broken_keys())
 def test_a_damaged_key_is_never_replaced(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "device.key"
     path.write_bytes(content)

@@ -17,15 +17,12 @@ _MEAN: Final = "packhorse/mean/"
 
 
 def channel_means(model: Any, nodes: Sequence[Any], samples: Samples, *, batch: int) -> list[Floats]:
-    """The mean of each channel of what `nodes` put out, `[channels]` for each node.
-
-    Q/DQ pairs are computed as they are written, in floating point: the integer kernels of some machines
-    saturate where those of others do not, and a mean must not depend on that.
+    """The mean of each channel of what `nodes` put out, `[channels]` for each node; see `as_written`.
 
     Raises:
         ModelError: ONNX Runtime does not load the model.
     """
-    session = open_session(_showing(model, nodes).SerializeToString(), _as_written())
+    session = open_session(_showing(model, nodes).SerializeToString(), as_written())
     names = [value.name for value in session.get_inputs()]
     sums: list[Any] = [0.0] * len(nodes)
     for start, feed in zip(range(0, samples.count, batch), samples.batches(batch), strict=True):
@@ -45,7 +42,12 @@ def _means(node: Any, values: Array, share: float) -> Floats:
     return means
 
 
-def _as_written() -> Any:
+def as_written() -> Any:
+    """Session options by which Q/DQ pairs are computed as they stand in the graph, in floating point.
+
+    The integer kernels of x86 without VNNI saturate where those of other machines do not; what is to hold on
+    every device must not depend on that.
+    """
     options = quiet_options()
     # See onnxruntime_session_options_config_keys.h.
     options.add_session_config_entry("session.disable_quant_qdq", "1")

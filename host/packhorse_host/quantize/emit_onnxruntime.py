@@ -42,7 +42,7 @@ from packhorse_host.quantize.delicate import final_probabilities, masking
 from packhorse_host.quantize.errors import CalibrationNeededError, ModelError
 from packhorse_host.quantize.graph import Level, optimized
 from packhorse_host.quantize.half import halve
-from packhorse_host.quantize.prepare import compact, prepare
+from packhorse_host.quantize.prepare import compact, prepare, unshare_weights
 from packhorse_host.quantize.source import SourceModel, standard_opset
 from packhorse_host.quantize.transform.bias import correct_bias
 from packhorse_host.quantize.transform.equalize import equalize
@@ -133,6 +133,7 @@ def _emitted(quantize: Callable[[], Any]) -> bytes:
 
 def _dynamic(recipe: DynamicWi8Afp32, model: Any) -> Any:
     floats = _float_nodes(recipe, model.graph)
+    unshare_weights(model, recipe.operators, floats)
     with tempfile.TemporaryDirectory(prefix="packhorse-") as folder:
         path = Path(folder) / "quantized.onnx"
         quantize_dynamic(
@@ -153,6 +154,7 @@ def _static(recipe: StaticRecipe, source: SourceModel, calibration: Samples) -> 
     operators = list(recipe.operators or INTEGER_OPERATORS)
     graph = model.graph
     excluded = [*final_probabilities(graph), *masking(graph), *_float_nodes(recipe, graph)]
+    unshare_weights(model, operators, excluded)
     ranges = collect_ranges(
         model,
         range_tensors(model, operators, excluded),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 import onnx
@@ -15,8 +16,20 @@ PER_CHANNEL_OPSET: Final = 13
 """The first operator set whose DequantizeLinear has an axis."""
 
 
+INNER: Final = "/"
+"""Ends the names of inner tensors in a prepared graph.
+
+ONNX Runtime's quantizer adds `_scale`, `2` and other endings to names without looking whether a tensor is
+called that already; with this, none is.
+"""
+
+_PRODUCTS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
 def prepare(source: SourceModel) -> Any:
     """An `onnx.ModelProto` with constants folded, every tensor's shape inferred and every node named.
+
+    Inner tensors of a graph without branches and loops have `INNER` after their name.
 
     Raises:
         ModelError: the operator set cannot be raised to `PER_CHANNEL_OPSET`.
@@ -24,11 +37,37 @@ def prepare(source: SourceModel) -> Any:
     model = _raised(onnx.load_model_from_string(source.data))
     model = optimized(model.SerializeToString(), Level.BASIC)
     model = onnx.shape_inference.infer_shapes(model)
+    if not _has_subgraphs(model.graph):
+        _rename_inner(model.graph, lambda name: name + INNER)
     for position, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{position}"
     add_pre_process_metadata(model)
     add_infer_metadata(model)
     return model
+
+
+def unshare_weights(model: Any, operators: Collection[str], excluded: Collection[str]) -> None:
+    """Give each product that will be quantized a weight of its own, in place.
+
+    ONNX Runtime 1.32 with exact kernels on x86 (`session.x64quantprecision`) does not load a model in which
+    two integer kernels share a weight: "Attempt to replace the existing tensor".
+
+    Args:
+        operators: the types of operators that are quantized.
+        excluded: names of nodes that are not.
+    """
+    quantized = _PRODUCTS.intersection(operators)
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    taken: set[str] = set()
+    for node in graph.node:
+        name = node.input[1] if node.op_type in quantized and node.name not in excluded else ""
+        if name in taken:
+            own = graph.initializer.add()
+            own.CopyFrom(constants[name])
+            own.name = node.input[1] = f"{name}{node.name}{INNER}"
+        elif name in constants:
+            taken.add(name)
 
 
 def compact(model: Any) -> bytes:
@@ -75,19 +114,29 @@ def _has_subgraphs(graph: Any) -> bool:
 
 
 def _shorten_names(graph: Any) -> None:
-    kept = {value.name for value in (*graph.input, *graph.output)} | {""}
-    short: dict[str, str] = {name: name for name in kept}
+    shown = {value.name for value in (*graph.input, *graph.output)}
+    short: dict[str, str] = {}
 
     def shortened(name: str) -> str:
         if name not in short:
             candidate = f"t{len(short)}"
-            short[name] = candidate if candidate not in kept else f"{candidate}_"
+            short[name] = candidate if candidate not in shown else f"{candidate}_"
         return short[name]
 
     for position, node in enumerate(graph.node):
         node.name = f"n{position}"
         node.doc_string = ""
-        node.input[:] = [shortened(name) for name in node.input]
-        node.output[:] = [shortened(name) for name in node.output]
-    for tensor in graph.initializer:
-        tensor.name = shortened(tensor.name)
+    _rename_inner(graph, shortened)
+
+
+def _rename_inner(graph: Any, rename: Callable[[str], str]) -> None:
+    kept = {value.name for value in (*graph.input, *graph.output)} | {""}
+
+    def renamed(name: str) -> str:
+        return name if name in kept else rename(name)
+
+    for node in graph.node:
+        node.input[:] = [renamed(name) for name in node.input]
+        node.output[:] = [renamed(name) for name in node.output]
+    for entry in (*graph.initializer, *graph.value_info):
+        entry.name = renamed(entry.name)

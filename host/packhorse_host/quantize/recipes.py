@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
-from packhorse_agent.contract.profile import Profile, ProfileRuntime
+from packhorse_agent.contract.profile import Profile, ProfileRuntime, RuntimeName
 from packhorse_agent.contract.recipe import (
     DynamicWi8Afp32,
     Fp16,
@@ -25,7 +25,7 @@ from packhorse_host.quantize.errors import UnknownRecipeError, UnservedProfileEr
 from packhorse_host.quantize.graph import Architecture
 
 AUTO: Final = "auto"
-PACKABLE_RUNTIMES: Final = ("onnxruntime",)
+PACKABLE_RUNTIMES: Final[tuple[RuntimeName, ...]] = ("onnxruntime", "litert")
 """Runtimes that an emitter exists for."""
 
 _BY_NAME: Final[Mapping[str, Callable[[], Recipe]]] = {
@@ -39,32 +39,58 @@ _BY_NAME: Final[Mapping[str, Callable[[], Recipe]]] = {
     "qat_wi8_ai8": QatWi8Ai8,
 }
 """Recipes that are the same for every processor."""
+_FOR_LITERT: Final[Mapping[str, Callable[[], Recipe]]] = {
+    # Its convolutions quantize their activations themselves at little cost.
+    "dynamic_wi8_afp32": lambda: DynamicWi8Afp32(operators=("Conv", "Gemm", "MatMul")),
+    "static_wi8_ai8": StaticWi8Ai8,
+    "weight_only_wi4_afp32": lambda: WeightOnlyWi4Afp32(block_size=None),
+}
+"""Recipes that LiteRT wants otherwise, on any processor."""
 _BELOW_FOUR_BITS: Final = re.compile(r"_[wa]i[123](?![0-9])")
 
 
-def choose_runtime(profile: Profile) -> ProfileRuntime:
-    """The first of the profile's runtimes that can be packed for.
+def choose_runtime(
+    profile: Profile,
+    wanted: RuntimeName | None = None,
+    possible: Collection[RuntimeName] = PACKABLE_RUNTIMES,
+) -> ProfileRuntime:
+    """The profile's runtime that is wanted, else the first of those that can be packed for.
+
+    Args:
+        profile: lists runtimes in order of preference.
+        wanted: one by name; None: whichever comes first.
+        possible: runtimes that the model can be converted for; where that is none of the profile's, the
+            first that is packed for at all.
 
     Raises:
         UnservedProfileError: there is none.
     """
-    for runtime in profile.runtimes:
-        if runtime.name in PACKABLE_RUNTIMES:
+    packable = [runtime for runtime in profile.runtimes if runtime.name in PACKABLE_RUNTIMES]
+    packable.sort(key=lambda runtime: runtime.name not in possible)
+    for runtime in packable:
+        if wanted in (None, runtime.name):
             return runtime
     served = ", ".join(runtime.name for runtime in profile.runtimes)
+    if wanted is not None:
+        raise UnservedProfileError(
+            f"--runtime {wanted}: profile `{profile.name}` is served by {served}; "
+            f"this version packs for {', '.join(PACKABLE_RUNTIMES)}"
+        )
     raise UnservedProfileError(
         f"profile `{profile.name}` is served by {served} only; "
         f"this version packs for {', '.join(PACKABLE_RUNTIMES)}"
     )
 
 
-def choose_recipe(name: str, profile: Profile) -> Recipe:
-    """The recipe called `name`, or the profile's own for `auto`, with the settings that its processor wants.
+def choose_recipe(name: str, profile: Profile, runtime: RuntimeName = "onnxruntime") -> Recipe:
+    """The recipe called `name`, or the profile's own for `auto`, as its processor and the runtime want it.
 
     Raises:
         UnknownRecipeError: no recipe has this name, or it cannot be chosen by name.
     """
     wanted = profile.recipe.name if name == AUTO else name
+    if runtime == "litert" and wanted in _FOR_LITERT:
+        return _FOR_LITERT[wanted]()
     if wanted in _BY_NAME:
         return _BY_NAME[wanted]()
     if wanted == "static_wi8_ai8":

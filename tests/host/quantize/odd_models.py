@@ -136,3 +136,24 @@ def dividing() -> Any:
         helper.make_node("MatMul", ["inverse", "last"], ["y"]),
     ]
     return built(nodes, [vector()], [weights("last", WIDTH, WIDTH)])
+
+
+def sharing() -> Any:
+    """Three products and two convolutions that have their weights in common."""
+    nodes = [
+        helper.make_node("Identity", ["x"], ["x0"]),
+        *(node for turn in range(3) for node in _turn(turn)),
+        helper.make_node("Unsqueeze", ["x3", "axis"], ["row"]),
+        helper.make_node("Conv", ["row", "kernel"], ["first"], pads=[1, 1]),
+        helper.make_node("Conv", ["first", "kernel"], ["second"], pads=[1, 1]),
+        helper.make_node("Squeeze", ["second", "axis"], ["y"]),
+    ]
+    constants = [weights("same", WIDTH, WIDTH), weights("kernel", 1, 1, 3)]
+    return built(nodes, [vector()], [*constants, numpy_helper.from_array(np.array([1]), "axis")])
+
+
+def _turn(turn: int) -> list[Any]:
+    return [
+        helper.make_node("MatMul", [f"x{turn}", "same"], [f"moved{turn}"]),
+        helper.make_node("Tanh", [f"moved{turn}"], [f"x{turn + 1}"]),
+    ]

@@ -28,8 +28,18 @@ from packhorse_host.quantize.emit_onnxruntime import emit
 from packhorse_host.quantize.errors import ActivationError
 from packhorse_host.quantize.graph import Architecture, count_kernels
 from packhorse_host.quantize.source import SourceModel, read_source
-from tests.host.float_models import save
-from tests.host.quantize.odd_models import WIDTH, WORDS, branching, dead, dividing, embedding, looping, masked
+from tests.host.float_models import cnn, image_samples, save
+from tests.host.quantize.odd_models import (
+    WIDTH,
+    WORDS,
+    branching,
+    dead,
+    dividing,
+    embedding,
+    looping,
+    masked,
+    sharing,
+)
 
 RECIPES: list[Recipe] = [
     Fp16(),
@@ -64,7 +74,7 @@ def noise_db(source: SourceModel, model: bytes, data: ArraySamples) -> float | N
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 @pytest.mark.parametrize(
-    "model", [branching, looping, dead, embedding, masked], ids=lambda model: model.__name__
+    "model", [branching, looping, dead, embedding, masked, sharing], ids=lambda model: model.__name__
 )
 def test_odd_models_quantize(tmp_path: Path, recipe: Recipe, model: Callable[[], Any]) -> None:
     """Bodies of branches and loops stay as they are; masks and dead layers do no harm."""
@@ -130,3 +140,20 @@ def test_free_axes_take_the_length_of_the_data(tmp_path: Path) -> None:
     longer = ArraySamples({"ids": np.random.default_rng(5).integers(0, WORDS, (3, 29))})
     noise = noise_db(source, emitted, longer)
     assert noise is None or noise > 20
+
+
+def test_names_that_the_quantizer_would_make_itself(tmp_path: Path) -> None:
+    """A bias that two layers share is copied under its name with a 1; the model has a tensor of that name."""
+    model = cnn()
+    for node in model.graph.node:
+        node.input[:] = ["stem_b" if name == "depthwise_b" else name for name in node.input]
+        node.input[:] = [
+            name.replace("pooled", "stem_b1").replace("flat", "image_scale") for name in node.input
+        ]
+        node.output[:] = [
+            name.replace("pooled", "stem_b1").replace("flat", "image_scale") for name in node.output
+        ]
+    source = read_source(save(model, tmp_path / "model.onnx"))
+    for recipe in (StaticWi8Ai8(), StaticWi8Ai16()):
+        emitted = emit(source, recipe, image_samples(16))
+        assert count_kernels(emitted, Architecture.AARCH64).compute == 4

@@ -163,6 +163,6 @@ def _naming(tensor: str) -> Iterator[None]:
         yield
     except NotFiniteError as error:
         raise ActivationError(
-            f"tensor `{tensor}` of the float model gets NaN or infinity with the calibration data: "
-            "no range can be taken; look for a division, logarithm or overflow before it"
+            f"tensor `{tensor.rstrip('/')}` of the float model gets NaN or infinity with the calibration "
+            "data: no range can be taken; look for a division, logarithm or overflow before it"
         ) from error

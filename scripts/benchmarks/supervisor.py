@@ -6,6 +6,7 @@ One real controller with its broker, one real agent, on this machine; the releas
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -39,6 +40,7 @@ def main() -> None:
         times_s = [_release(run, f"1.{at}") for at in range(parsed.releases)]
         after = _idle(run, parsed.idle_s)
     lines = [
+        ("the agent's Python", _python_of(parsed.agent_bin)),
         ("VmRSS idle, connected, nothing served", f"{before['rss_mib']:.1f} MiB"),
         ("VmRSS idle after the releases", f"{after['rss_mib']:.1f} MiB"),
         ("CPU idle, nothing served", f"{before['cpu_percent']:.2f} % of a core"),
@@ -47,6 +49,11 @@ def main() -> None:
     ]
     figures = {"idle_before": before, "idle_after": after, "publish_to_committed_s": times_s}
     publish(figures, lines, parsed.json)
+
+
+def _python_of(bin_folder: Path | None) -> str:
+    python = str(bin_folder / "python") if bin_folder else sys.executable
+    return subprocess.run([python, "-V"], capture_output=True, text=True, check=True).stdout.split()[-1]
 
 
 def _prepare(run: Commands, folder: Path) -> None:

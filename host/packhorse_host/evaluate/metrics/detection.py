@@ -31,7 +31,7 @@ Bools = npt.NDArray[np.bool_]
 BOXES_MAX: Final = 100
 """Boxes of one class in one image that count, best first."""
 RECALLS: Final = np.linspace(0, 1, 101)
-_CELLS_MAX: Final = 4_000_000
+_CELLS_MAX: Final = 1_000_000
 """Resamples times boxes at once: bounds memory."""
 _TRUTH, _MISS, _HIT = 2.0, 0.0, 1.0
 
@@ -79,36 +79,34 @@ class AveragePrecision(WeightedMetric):
 
     def resampled(self, statistics: Floats, counts: Floats) -> Floats:
         """See `WeightedMetric.resampled`; NaN for a resample without a true box."""
-        step = max(1, _CELLS_MAX // (statistics.shape[0] * statistics.shape[1]))
-        parts = [counts[start : start + step] for start in range(0, len(counts), step)]
-        return np.concatenate([self._scores(statistics, part) for part in parts])
-
-    def _scores(self, statistics: Floats, counts: Floats) -> Floats:
         classes, scores, kinds = statistics.reshape(-1, 3).T
         image = np.repeat(np.arange(len(statistics)), statistics.shape[1])
         of_truth = kinds == _TRUTH
         precisions = []
         for each in np.unique(classes[of_truth]):
-            here = classes == each
-            truths = counts[:, image[here & of_truth]].sum(axis=1)
-            answers = np.flatnonzero(here & ~of_truth)
+            here = np.flatnonzero(classes == each)
+            answers, truths = here[~of_truth[here]], here[of_truth[here]]
             ranked = answers[np.argsort(-scores[answers], kind="stable")]
-            precisions.append(_precision(kinds[ranked] == _HIT, counts[:, image[ranked]], truths))
+            hits = kinds[ranked] == _HIT
+            step = max(1, _CELLS_MAX // max(1, len(ranked)))
+            parts = [counts[start : start + step] for start in range(0, len(counts), step)]
+            found = [
+                _precision(hits, part[:, image[ranked]], part[:, image[truths]].sum(axis=1)) for part in parts
+            ]
+            precisions.append(np.concatenate(found))
         return _mean_of_known(np.array(precisions))
 
     def _rows(
         self, boxes: Array, scores: Array, classes: Array, true_boxes: Array, true_classes: Array, count: int
     ) -> Floats:
         true_boxes, true_classes = true_boxes[:count], true_classes[:count]
-        rows = [np.array([[each, 0.0, _TRUTH] for each in true_classes]).reshape(-1, 3)]
-        real = (scores > 0) & (classes >= 0)
-        for each in np.unique(classes[real]):
-            chosen = np.flatnonzero(real & (classes == each))
-            chosen = chosen[np.argsort(-scores[chosen], kind="stable")][:BOXES_MAX]
-            overlaps = overlap_matrix(boxes[chosen], true_boxes[true_classes == each])
-            hits = match(overlaps, self.overlap)
-            rows.append(np.stack([np.full(len(chosen), each), scores[chosen], hits], axis=1))
-        return np.concatenate(rows)
+        real = np.flatnonzero((scores > 0) & (classes >= 0))
+        chosen = _best_of_each_class(real[np.argsort(-scores[real], kind="stable")], classes)
+        same = classes[chosen][:, np.newaxis] == true_classes
+        overlaps = np.where(same, overlap_matrix(boxes[chosen], true_boxes), -1.0)
+        found = np.stack([classes[chosen], scores[chosen], match(overlaps, self.overlap)], axis=1)
+        wanted = np.stack([true_classes, np.zeros(count), np.full(count, _TRUTH)], axis=1)
+        return np.concatenate([wanted, found])
 
 
 @dataclass(frozen=True)
@@ -141,11 +139,12 @@ def match(overlaps: Floats, least: float) -> Bools:
     """Which boxes, best first, find a true box that no better one took: overlaps [K, M] to [K]."""
     free = np.ones(overlaps.shape[1], np.bool_)
     hits = np.zeros(len(overlaps), np.bool_)
-    for index, row in enumerate(overlaps):
+    for index in np.flatnonzero((overlaps >= least).any(axis=1)):
+        row = overlaps[index]
         candidates = np.where(free, row, -1.0)
         # of equal overlaps the last, as in COCO's own evaluation
-        best = len(row) - 1 - int(np.argmax(candidates[::-1])) if len(row) else -1
-        if best >= 0 and candidates[best] >= least:
+        best = len(row) - 1 - int(np.argmax(candidates[::-1]))
+        if candidates[best] >= least:
             free[best], hits[index] = False, True
     return hits
 
@@ -162,16 +161,33 @@ def _area(boxes: Floats) -> Floats:
     return areas
 
 
+def _best_of_each_class(ranked: Array, classes: Array) -> Array:
+    """The first `BOXES_MAX` of each class among `ranked`, which are indexes, best first."""
+    if len(ranked) <= BOXES_MAX:
+        return ranked
+    kept = np.zeros(len(ranked), np.bool_)
+    for each in np.unique(classes[ranked]):
+        kept[np.flatnonzero(classes[ranked] == each)[:BOXES_MAX]] = True
+    return ranked[kept]
+
+
 def _precision(hits: Bools, counts: Floats, truths: Floats) -> Floats:
-    """Average precision of one class for each resample: hits [D] best first, counts [R, D], truths [R]."""
-    right, wrong = np.cumsum(counts * hits, axis=1), np.cumsum(counts * ~hits, axis=1)
-    seen = right + wrong
+    """Average precision of one class for each resample: hits [D] best first, counts [R, D], truths [R].
+
+    Precision falls from each hit to the next, so that hits are all that has to be looked at.
+    """
+    found = np.where(truths > 0, 0.0, np.nan)
+    places = np.flatnonzero(hits)
+    if not len(places):
+        return found
+    starts = np.concatenate([[0], places[:-1] + 1])
+    seen = np.cumsum(np.add.reduceat(counts[:, : places[-1] + 1], starts, axis=1), axis=1)
+    right = np.cumsum(counts[:, places], axis=1)
     precision = np.divide(right, seen, out=np.zeros_like(seen), where=seen > 0)
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    found = np.full(len(counts), np.nan)
     for index in np.flatnonzero(truths):
-        places = np.searchsorted(right[index] / truths[index], RECALLS, side="left")
-        reached = places[places < len(hits)]
+        reached = np.searchsorted(right[index] / truths[index], RECALLS, side="left")
+        reached = reached[reached < len(places)]
         found[index] = 100 * precision[index, reached].sum() / len(RECALLS)
     return found
 

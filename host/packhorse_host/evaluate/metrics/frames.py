@@ -101,8 +101,9 @@ class Auc(WeightedMetric):
         order = np.argsort(statistics[:, 0], kind="stable")
         scores, labels = statistics[order].T
         groups = np.flatnonzero(np.diff(scores, prepend=np.nan) != 0)
-        yes = np.add.reduceat(counts[:, order] * labels, groups, axis=1)
-        no = np.add.reduceat(counts[:, order] * (1 - labels), groups, axis=1)
+        ordered = counts[:, order]
+        yes = np.add.reduceat(ordered * labels, groups, axis=1)
+        no = np.add.reduceat(ordered, groups, axis=1) - yes
         beaten = np.cumsum(no, axis=1) - no / 2
         with np.errstate(invalid="ignore"):
             areas: Floats = 100 * (yes * beaten).sum(axis=1) / (yes.sum(axis=1) * no.sum(axis=1))

@@ -162,6 +162,14 @@ def test_the_tool_of_coco_says_the_same(metric: AveragePrecision, seed: int) -> 
     assert scored(metric, outputs, truth) == pytest.approx(by_pycocotools(outputs, truth, metric.overlap))
 
 
+def test_a_hundred_boxes_of_a_class_count() -> None:
+    """As in COCO's tool: the right one comes too late; of another class it still counts."""
+    crowd = [[float(index % 9), 0.0, 5.0 + index % 9, 5.0] for index in range(100)]
+    outputs = answers([[*crowd, BOX, FAR]], [[*np.linspace(1, 0.5, 100), 0.1, 0.1]], [[*[0] * 101, 1]])
+    truth = truth_of([[BOX, FAR]], [[0, 1]])
+    assert scored(Ap50(), outputs, truth) == by_pycocotools(outputs, truth, 0.5) == 50
+
+
 @given(st.integers(0, 1000))
 @settings(max_examples=30)
 def test_it_is_a_share(seed: int) -> None:

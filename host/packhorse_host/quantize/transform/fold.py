@@ -51,7 +51,9 @@ def fold_batch_norms(model: Any) -> Any:
     """A copy of an `onnx.ModelProto` in which no layer is followed by a batch normalisation of its own."""
     model = _copy(model)
     view = GraphView(model)
-    for layer in find_layers(view):
+    # Looked for first: layers come with a copy of their weights.
+    normal = any(node.op_type == "BatchNormalization" for node in model.graph.node)
+    for layer in find_layers(view) if normal else ():
         node = view.only_consumer(layer.node.output[0])
         norm = read_batch_norm(view, node) if node is not None else None
         if norm is None or norm.scale.size != layer.outputs or layer.node.op_type == "MatMul":

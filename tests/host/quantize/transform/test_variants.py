@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
-from variants_builder.measure import Score, measure, read_data
+from variants_builder.hard import make_hard
+from variants_builder.measure import SAMPLE, Score, measure, read_data
 
 EVERY = 5
 """400 images: a quarter of a point is one of them."""
@@ -31,3 +35,20 @@ def test_equalization_brings_them_back(scores: dict[str, Score], recipe: str) ->
 def test_so_it_does_without_data(scores: dict[str, Score]) -> None:
     assert scores["data-free"].drop_points <= 1.5
     assert scores["data-free"].agreement_percent > 95
+
+
+def test_the_float_function_stays() -> None:
+    """To 1e-4 of the largest answer."""
+    model = onnx.load(SAMPLE / "model.onnx")
+    images = read_data(100).images
+    expected, found = (
+        onnxruntime.InferenceSession(each.SerializeToString()).run(None, {"image": images})[0]
+        for each in (model, make_hard(model, 6.0, seed=0))
+    )
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * float(np.abs(expected).max()))
+
+
+def test_a_seed_makes_one_variant() -> None:
+    model = onnx.load(SAMPLE / "model.onnx")
+    assert make_hard(model, 4.0, seed=1) == make_hard(model, 4.0, seed=1)
+    assert make_hard(model, 4.0, seed=1) != make_hard(model, 4.0, seed=2)

@@ -4,9 +4,9 @@ Each batch normalisation remembers mean and variance of what it saw in training.
 so that theirs come closest (herding, Welling 2009). With the gradients of a training framework inputs could
 be optimized for the same aim: Cai et al. 2020, "ZeroQ: A Novel Zero Shot Quantization Framework".
 
-Ranges straight from the statistics (mean and 3 to 12 deviations around it) were no better on the sample model:
-16.1 to 18.0 dB against FP32, and 18.0 dB with ranges of the chosen inputs, which need no case for what lies
-behind a sum or a pool.
+Ranges straight from the statistics (mean and 3 to 12 deviations around it) were no better on the sample
+model: 16.1 to 18.0 dB against FP32, and 18.0 dB with ranges of the chosen inputs, which need no case for what
+lies behind a sum or a pool.
 """
 
 from __future__ import annotations

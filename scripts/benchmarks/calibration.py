@@ -86,6 +86,7 @@ def compare(model: Path, samples: int, rounds: int) -> tuple[list[tuple[str, str
     ratio = [own.seconds / other.seconds for own, other in pairs]
     runs = {f"ours, minmax, {samples} images": [own for own, _ in pairs]}
     runs[f"ONNX Runtime, minmax, {samples} images"] = [other for _, other in pairs]
+    runs[f"all of pack, minmax, {samples} images"] = [measure("pack", "minmax", samples, model)]
     for method in OWN[1:]:
         runs[f"ours, {method}, {samples} images"] = [measure("own", method, samples, model)]
     for method in ONNX_RUNTIME[1:]:
@@ -122,7 +123,8 @@ def measure(tool: str, method: str, samples: int, model: Path) -> Cost:
 
 
 def child(tool: str, method: str, samples: str, model: str) -> None:
-    quantize = (_own if tool == "own" else _onnxruntime)(method, Images(int(samples)), Path(model))
+    tools = {"own": _own, "onnxruntime": _onnxruntime, "pack": _pack}
+    quantize = tools[tool](method, Images(int(samples)), Path(model))
     before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     quantize()
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
@@ -145,6 +147,26 @@ def _own(method: str, images: Images, model: Path) -> Callable[[], object]:
     source = read_source(model)
     recipe = StaticWi8Ai8(calibration=CalibrationMethod(method), activation_type="uint8")
     return lambda: emit(source, recipe, images)
+
+
+def _pack(method: str, images: Images, model: Path) -> Callable[[], object]:
+    """All that `packhorse pack` does: golden vectors, the race against FP32 and the bundle too."""
+    from packhorse_agent.profiles import builtin_profiles
+    from packhorse_host.bundle.pack import pack
+    from packhorse_host.bundle.request import PackRequest
+
+    data = model.with_name("images.npz")
+    np.savez(data, **images.take(range(images.count)).arrays)
+    request = PackRequest(
+        model=model,
+        name="mobilenet",
+        version="1.0.0",
+        profiles=[builtin_profiles()["generic-x86_64"]],
+        recipe="static_wi8_ai8",
+        calibration=data,
+        output=model.with_name("bundles"),
+    )
+    return lambda: pack(request, lambda _: None)
 
 
 def _onnxruntime(method: str, images: Images, model: Path) -> Callable[[], object]:

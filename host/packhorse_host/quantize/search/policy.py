@@ -14,7 +14,6 @@ from packhorse_agent.contract.recipe import (
     QatWi8Ai8,
     Recipe,
     StaticWi8Ai8,
-    StaticWi8Ai16,
 )
 from packhorse_host.quantize.search.bench import Point, Score
 from packhorse_host.quantize.search.labels import label
@@ -25,7 +24,8 @@ SQNR_MIN_DB: Final = 20.0
 """The budget without labels: noise of a hundredth of the outputs' power."""
 GROWTH_SLACK_BYTES: Final = 16 * 1024
 """What a file may grow by: in a model of a few KiB the ranges outweigh what its weights save."""
-_INTEGER: Final = (DynamicWi8Afp32, MixedWi8Ai8, QatWi8Ai8, StaticWi8Ai8, StaticWi8Ai16)
+_INTEGER: Final = (DynamicWi8Afp32, MixedWi8Ai8, QatWi8Ai8, StaticWi8Ai8)
+"""Not `StaticWi8Ai16`: with 16-bit activations processors multiply floats."""
 
 
 class Preference(str, Enum):

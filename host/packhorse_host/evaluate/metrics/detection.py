@@ -68,7 +68,8 @@ class AveragePrecision(WeightedMetric):
             OutputsError: outputs that are no boxes.
             LabelsError: truth that is no boxes.
         """
-        found = _outputs(outputs if self.decoder is None else self.decoder(outputs), self.name)
+        decoded = outputs if self.decoder is None else self.decoder(outputs)
+        found = _outputs(decoded, self.name, truth.count)
         wanted = _truth(truth, self.name)
         parts = (*found, *wanted)
         return _filled_up([self._rows(*(part[index] for part in parts)) for index in range(truth.count)])
@@ -199,7 +200,7 @@ def _mean_of_known(precisions: Floats) -> Floats:
     return means
 
 
-def _outputs(outputs: Tensors, metric: str) -> tuple[Array, Array, Array]:
+def _outputs(outputs: Tensors, metric: str, count: int) -> tuple[Array, Array, Array]:
     missing = [name for name in ("boxes", "scores", "classes") if name not in outputs]
     if missing:
         raise OutputsError(
@@ -207,9 +208,10 @@ def _outputs(outputs: Tensors, metric: str) -> tuple[Array, Array, Array]:
             "a decoder turns others into these"
         )
     boxes, scores, classes = outputs["boxes"], outputs["scores"], outputs["classes"]
-    if boxes.ndim != 3 or boxes.shape[2] != 4 or not boxes.shape[:2] == scores.shape == classes.shape:
+    alike = boxes.shape[:2] == scores.shape == classes.shape
+    if boxes.ndim != 3 or boxes.shape[0] != count or boxes.shape[2] != 4 or not alike:
         raise OutputsError(
-            f"{metric} needs boxes [N, K, 4], scores [N, K] and classes [N, K], found "
+            f"{metric} needs boxes [{count}, K, 4], scores [{count}, K] and classes [{count}, K], found "
             f"{list(boxes.shape)}, {list(scores.shape)} and {list(classes.shape)}"
         )
     return boxes, scores, np.rint(classes)

@@ -25,6 +25,7 @@ from packhorse_host.evaluate.metrics.detection import Decoder
 METRICS_GROUP: Final = "packhorse.metrics"
 DECODERS_GROUP: Final = "packhorse.decoders"
 _REFERENCE: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+_REFERENCE_MAX: Final = 200
 _UNIT: Final = re.compile(r"[a-z][a-z0-9_/]{0,15}", re.ASCII)
 _MEMBERS: Final = ("unit", "higher_is_better", "per_sample", "aggregate")
 
@@ -79,7 +80,7 @@ class WalledDeciding(Walled):
 
 def is_reference(text: str) -> bool:
     """Whether a text has the form `package.module:attribute`."""
-    return _REFERENCE.fullmatch(text) is not None
+    return len(text) <= _REFERENCE_MAX and _REFERENCE.fullmatch(text) is not None
 
 
 def installed(group: str) -> dict[str, str]:

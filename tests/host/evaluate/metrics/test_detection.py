@@ -213,8 +213,9 @@ def test_a_resample_without_a_true_box_has_no_score() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"boxes": np.zeros((1, 2, 4))}, r"scores \[N, K\]"),
-        ({"boxes": np.zeros((1, 1, 5))}, r"boxes \[N, K, 4\]"),
+        ({"boxes": np.zeros((1, 2, 4))}, r"scores \[1, K\]"),
+        ({"boxes": np.zeros((1, 1, 5))}, r"boxes \[1, K, 4\]"),
+        (answers(np.zeros((2, 1, 4)), np.zeros((2, 1)), np.zeros((2, 1))), r"found \[2, 1, 4\]"),
         ({"scores": np.zeros((1, 1, 1))}, r"found \[1, 1, 4\], \[1, 1, 1\]"),
     ],
 )

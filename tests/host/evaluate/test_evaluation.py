@@ -140,5 +140,5 @@ def test_the_suffix_tells_the_runtime(tmp_path: Path) -> None:
     """Which is not installed, or does not take the file."""
     path = tmp_path / "model.pte"
     path.write_bytes(b"x")
-    with pytest.raises((RuntimeMissingError, ModelLoadError), match="(?i)executorch"):
+    with pytest.raises((RuntimeMissingError, ModelLoadError), match=r"(?i)executorch"):
         open_subject(path)

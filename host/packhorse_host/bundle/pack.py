@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,9 +16,11 @@ from packhorse_agent.contract.manifest import (
     encode_manifest,
 )
 from packhorse_agent.contract.measurement import Measurement
+from packhorse_agent.contract.profile import RuntimeName
 from packhorse_agent.runtime.golden import encode_golden
 from packhorse_agent.runtime.installed import installed_runtimes
 from packhorse_host.bundle.auto import Auto
+from packhorse_host.bundle.emitters import Emitter, emitter_for
 from packhorse_host.bundle.folder import BundleContent, FolderWriter, describe_artifact
 from packhorse_host.bundle.machine import measuring_machine, usable_cores
 from packhorse_host.bundle.request import Material, PackRequest, Target, plan, read_material
@@ -26,7 +29,6 @@ from packhorse_host.bundle.workbench import Announce, Workbench
 from packhorse_host.quantize.recipes import AUTO
 from packhorse_host.quantize.search.search import SearchResult
 
-MODEL_FILE = "model.onnx"
 GOLDEN_FILE = "golden.npz"
 LABELS_FILE = "labels.txt"
 PREPROCESSING_FILE = "preprocessing.json"
@@ -48,7 +50,8 @@ class PackedBundle:
     @property
     def model(self) -> Path:
         """The model artifact."""
-        return self.folder / MODEL_FILE
+        files = (entry.file for entry in self.manifest.artifacts if entry.role is ArtifactRole.MODEL)
+        return self.folder / next(files)
 
 
 def pack(request: PackRequest, announce: Announce) -> list[PackedBundle]:
@@ -62,32 +65,50 @@ def pack(request: PackRequest, announce: Announce) -> list[PackedBundle]:
     """
     targets = plan(request)
     announce(f"reading {request.model.name}")
-    material = read_material(request)
-    bench = Workbench(material, targets[0].requirement, announce)
-    auto = Auto(bench, request, announce) if request.recipe == AUTO and material.data else None
+    material = read_material(request, targets, announce)
+    benches = {name: _bench(request, material, targets, name, announce) for name in material.models}
     with FolderWriter(request.output) as writer:
-        bundles = [_pack_one(request, material, bench, target, writer, auto) for target in targets]
+        bundles = [
+            _pack_one(request, material, *benches[target.requirement.name], target, writer)
+            for target in targets
+        ]
         writer.publish()
     return bundles
+
+
+def _bench(
+    request: PackRequest,
+    material: Material,
+    targets: Sequence[Target],
+    runtime: RuntimeName,
+    announce: Announce,
+) -> tuple[Workbench, Emitter, Auto | None]:
+    """What all targets of one runtime share."""
+    emitter = emitter_for(material.models[runtime])
+    requirement = next(each.requirement for each in targets if each.requirement.name == runtime)
+    bench = Workbench(material, emitter, requirement, announce)
+    searched = request.recipe == AUTO and material.data is not None
+    return bench, emitter, Auto(bench, request, announce) if searched else None
 
 
 def _pack_one(
     request: PackRequest,
     material: Material,
     bench: Workbench,
+    emitter: Emitter,
+    auto: Auto | None,
     target: Target,
     writer: FolderWriter,
-    auto: Auto | None,
 ) -> PackedBundle:
     search = auto.find(target) if auto else None
     if search:
         target = replace(target, recipe=search.recipe)
-    evidence = _evidence(request, material, bench, target, search)
+    evidence = _evidence(request, material, bench, emitter, target, search)
     broken = broken_rules(target.recipe, evidence, bench.variant(target.recipe).golden)
     refuse(target.profile.name, broken, request.allowed)
     evidence = evidence.model_copy(update={"overrides": tuple(sorted(rule.value for rule in broken))})
-    files = _files(material, bench, target)
-    manifest = _manifest(request, material, bench, target, evidence, files)
+    files = _files(material, bench, emitter, target)
+    manifest = _manifest(request, bench, emitter, target, evidence, files)
     measurement = _measure(manifest, bench, target)
     folder = writer.stage(BundleContent(manifest, {entry.file: data for entry, data in files}, measurement))
     said = [f"overridden by --allow: {text}" for text in broken.values()]
@@ -104,7 +125,12 @@ def _pack_one(
 
 
 def _evidence(
-    request: PackRequest, material: Material, bench: Workbench, target: Target, search: SearchResult | None
+    request: PackRequest,
+    material: Material,
+    bench: Workbench,
+    emitter: Emitter,
+    target: Target,
+    search: SearchResult | None,
 ) -> Evidence:
     variant = bench.variant(target.recipe)
     kernels = bench.kernels(target.recipe, target.architecture)
@@ -113,22 +139,24 @@ def _evidence(
         quality=variant.quality,
         max_drop_points=request.budget_points,
         sqnr_db=None if variant.sqnr_db is None else round(variant.sqnr_db, 2),
-        size_fp32_bytes=len(material.source.data),
+        size_fp32_bytes=len(emitter.source.data),
         size_bytes=len(variant.model),
         integer_kernels=kernels.integer,
         compute_kernels=kernels.compute,
         calibration_sha256=calibration.sha256 if calibration else None,
         calibration_samples=calibration.count if calibration else 0,
-        source_sha256=material.source.sha256,
+        source_sha256=material.source_sha256,
         data_free=variant.data_free,
         recipe_reason=search.why if search else None,
     )
 
 
-def _files(material: Material, bench: Workbench, target: Target) -> list[tuple[Artifact, bytes]]:
+def _files(
+    material: Material, bench: Workbench, emitter: Emitter, target: Target
+) -> list[tuple[Artifact, bytes]]:
     variant = bench.variant(target.recipe)
     contents = [
-        (ArtifactRole.MODEL, MODEL_FILE, variant.model),
+        (ArtifactRole.MODEL, emitter.model_file, variant.model),
         (ArtifactRole.GOLDEN, GOLDEN_FILE, encode_golden(variant.golden)),
         (ArtifactRole.LABELS, LABELS_FILE, material.labels),
         (ArtifactRole.PREPROCESSING, PREPROCESSING_FILE, material.preprocessing),
@@ -138,25 +166,24 @@ def _files(material: Material, bench: Workbench, target: Target) -> list[tuple[A
 
 def _manifest(
     request: PackRequest,
-    material: Material,
     bench: Workbench,
+    emitter: Emitter,
     target: Target,
     evidence: Evidence,
     files: list[tuple[Artifact, bytes]],
 ) -> Manifest:
-    tools = ("packhorse", "numpy", "onnx", "onnxruntime")
     return Manifest(
         model=request.name,
         version=request.version,
         profile=target.profile.name,
         recipe=target.recipe,
         runtime=target.requirement,
-        inputs=material.source.inputs,
-        outputs=material.source.outputs,
+        inputs=emitter.source.inputs,
+        outputs=emitter.source.outputs,
         artifacts=tuple(entry for entry, _ in files),
         probe=bench.variant(target.recipe).probe,
         evidence=evidence,
-        tools={tool: version(tool) for tool in tools},
+        tools={tool: version(tool) for tool in emitter.tools},
     )
 
 

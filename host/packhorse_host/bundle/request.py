@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -12,11 +12,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from packhorse_agent.contract.base import Name, Version
 from packhorse_agent.contract.manifest import RuntimeRequirement, TensorSpec
-from packhorse_agent.contract.profile import Profile
+from packhorse_agent.contract.profile import Profile, RuntimeName
 from packhorse_agent.contract.recipe import Recipe, StaticWi8Ai8
 from packhorse_host.bundle.descriptions import encode_labels, read_labels, read_preprocessing
 from packhorse_host.bundle.rules import Rule
 from packhorse_host.bundle.settings import Settings
+from packhorse_host.convert.convert import check_convertible, convertible, float_model
+from packhorse_host.convert.model import FloatModel
+from packhorse_host.convert.sources import Source, recognise, source_sha256
 from packhorse_host.errors import ConfigError
 from packhorse_host.evaluate import read as data
 from packhorse_host.evaluate.metrics.base import Metric
@@ -29,6 +32,7 @@ from packhorse_host.quantize.errors import CalibrationNeededError
 from packhorse_host.quantize.graph import Architecture
 from packhorse_host.quantize.recipes import (
     AUTO,
+    PACKABLE_RUNTIMES,
     choose_recipe,
     choose_runtime,
     fuses_as,
@@ -36,7 +40,7 @@ from packhorse_host.quantize.recipes import (
 )
 from packhorse_host.quantize.search.policy import DEFAULT_MAX_DROP_POINTS, Preference
 from packhorse_host.quantize.search.search import SEARCH_SECONDS
-from packhorse_host.quantize.source import SourceModel, read_source
+from packhorse_host.quantize.source import SourceModel
 
 DEFAULT_METRIC: Final = "top1_percent"
 
@@ -63,6 +67,14 @@ class PackRequest:
     search_seconds: float = SEARCH_SECONDS
     metric: str = DEFAULT_METRIC
     metric_options: MetricOptions = field(default_factory=MetricOptions)
+    runtime: RuntimeName | None = None
+    """None: each profile's first that the model can be converted for."""
+    reference: str | None = None
+    """`FILE.py:NAME` of the class that weights of PyTorch belong to."""
+    inputs: tuple[TensorSpec, ...] = ()
+    """What the model takes, where its file does not say."""
+    load_pickle: bool = False
+    """Whether a whole Python object may be loaded, inside the tool environment."""
 
     @property
     def budget_points(self) -> float | None:
@@ -93,7 +105,10 @@ class Target:
 class Material:
     """All that was handed in, read and checked against the model."""
 
-    source: SourceModel
+    models: Mapping[RuntimeName, FloatModel]
+    """The float model for each runtime that is packed for."""
+    source_sha256: str
+    """Of the model as it came."""
     calibration: Samples | None
     evaluation: LabelledSamples | None
     metric: Metric
@@ -130,24 +145,48 @@ def plan(request: PackRequest) -> list[Target]:
     if request.settings.data_free and request.calibration is not None:
         raise ConfigError("--data-free makes up its own inputs: leave out --calibration, or --data-free")
     unique = {profile.name: profile for profile in request.profiles}
-    return [_target(request, profile) for profile in unique.values()]
+    for profile in unique.values():  # what was asked for is checked before a file is looked at
+        _target(request, profile, PACKABLE_RUNTIMES)
+    kind = source_of(request).kind
+    targets = [_target(request, profile, convertible(kind)) for profile in unique.values()]
+    for target in targets:
+        check_convertible(kind, target.requirement.name)
+    return targets
 
 
-def read_material(request: PackRequest) -> Material:
-    """Read the model and the files that come with it.
+def source_of(request: PackRequest) -> Source:
+    """The model as it was handed in.
+
+    Raises:
+        BadInputError: no such file, or of a kind that nothing here reads.
+        ConfigError: weights without their class.
+    """
+    return recognise(
+        request.model, reference=request.reference, inputs=request.inputs, pickled=request.load_pickle
+    )
+
+
+def read_material(
+    request: PackRequest, targets: Sequence[Target], announce: Callable[[str], None]
+) -> Material:
+    """Read the model and the files that come with it; convert it for each runtime.
 
     Raises:
         BadInputError: one of them is missing, malformed, or does not fit the model.
         ConfigError: there is no such metric, or it does not take its options.
+        EnvironmentFaultError: a converter cannot be had here.
     """
     metric = load_metric(request.metric, request.metric_options)
-    source = read_source(request.model)
-    inputs, outputs = source.inputs, source.outputs
+    source = source_of(request)
+    models = _converted(source, targets, announce)
+    first = next(iter(models.values()))
+    inputs, outputs = first.inputs, first.outputs
     how = data.read_preprocessing(request.preprocessing, request.calibration, request.evaluation)
     needs = needed_truth(metric)
-    calibration, made_up = _calibration(request, source, how)
+    calibration, made_up = _calibration(request, first, how)
     return Material(
-        source=source,
+        models=models,
+        source_sha256=source_sha256(source, first),
         calibration=calibration,
         evaluation=data.read_evaluation(request.evaluation, inputs, how, needs)
         if request.evaluation
@@ -165,22 +204,41 @@ def tensor_names(specs: Sequence[TensorSpec]) -> tuple[str, ...]:
 
 
 def _calibration(
-    request: PackRequest, source: SourceModel, how: Preprocessing | None
+    request: PackRequest, model: FloatModel, how: Preprocessing | None
 ) -> tuple[Samples | None, Samples | None]:
     if not request.settings.data_free:
         given = request.calibration
-        return (data.read_calibration(given, source.inputs, how) if given else None), None
+        return (data.read_calibration(given, model.inputs, how) if given else None), None
     if request.preprocessing is not None:
         how = parse_preprocessing(
-            read_preprocessing(request.preprocessing, source.inputs), str(request.preprocessing)
+            read_preprocessing(request.preprocessing, model.inputs), str(request.preprocessing)
         )
+    if model.runtime != "onnxruntime":
+        raise ConfigError(f"--data-free reads an ONNX graph: it is not to be had for {model.runtime}")
+    source = SourceModel(model.data, model.sha256, model.inputs, model.outputs)
     made = synthesize(source, how, SAMPLES + CANDIDATES)
     return made.take(range(SAMPLES)), made.take(range(SAMPLES, made.count))
 
 
-def _target(request: PackRequest, profile: Profile) -> Target:
-    runtime = choose_runtime(profile)
-    recipe = _start(request, choose_recipe(request.recipe, profile))
+def _converted(
+    source: Source, targets: Sequence[Target], announce: Callable[[str], None]
+) -> Mapping[RuntimeName, FloatModel]:
+    names = dict.fromkeys(target.requirement.name for target in targets)
+    models: dict[RuntimeName, FloatModel] = {name: float_model(source, name, announce) for name in names}
+    tensors = {
+        tuple(sorted(spec.name for spec in (*model.inputs, *model.outputs))) for model in models.values()
+    }
+    if len(tensors) > 1:
+        raise ConfigError(
+            f"the model's tensors have other names on {' than on '.join(models)}: "
+            "pack for one runtime at a time, with --runtime"
+        )
+    return models
+
+
+def _target(request: PackRequest, profile: Profile, possible: Collection[RuntimeName]) -> Target:
+    runtime = choose_runtime(profile, request.runtime, possible)
+    recipe = _start(request, choose_recipe(request.recipe, profile, runtime.name))
     if needs_calibration(recipe) and not _can_calibrate(request):
         wish = f"profile `{profile.name}` prefers {recipe.name}" if request.recipe == AUTO else recipe.name
         raise CalibrationNeededError(
@@ -193,7 +251,7 @@ def _target(request: PackRequest, profile: Profile) -> Target:
         providers=runtime.providers,
         threads=profile.threads,
     )
-    static = _static(request, profile) if request.recipe == AUTO else None
+    static = _static(request, profile, runtime.name) if request.recipe == AUTO else None
     return Target(profile, requirement, recipe, fuses_as(profile), static)
 
 
@@ -204,10 +262,10 @@ def _start(request: PackRequest, recipe: Recipe) -> Recipe:
     return request.settings.apply(recipe)
 
 
-def _static(request: PackRequest, profile: Profile) -> StaticWi8Ai8 | None:
+def _static(request: PackRequest, profile: Profile, runtime: RuntimeName) -> StaticWi8Ai8 | None:
     if not _can_calibrate(request):
         return None
-    recipe = request.settings.apply(choose_recipe("static_wi8_ai8", profile))
+    recipe = request.settings.apply(choose_recipe("static_wi8_ai8", profile, runtime))
     return recipe if isinstance(recipe, StaticWi8Ai8) else None
 
 

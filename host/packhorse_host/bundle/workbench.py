@@ -16,6 +16,7 @@ from packhorse_agent.contract.recipe import MixedWi8Ai8, Recipe
 from packhorse_agent.runtime.base import Session
 from packhorse_agent.runtime.datatypes import Array
 from packhorse_agent.runtime.golden import GoldenVectors, replay, worst_sqnr_db
+from packhorse_host.bundle.emitters import Emitter
 from packhorse_host.bundle.machine import usable_cores
 from packhorse_host.bundle.request import Material, tensor_names
 from packhorse_host.errors import ConfigError
@@ -33,13 +34,10 @@ from packhorse_host.evaluate.vectors import (
     synthesized,
     vector_count,
 )
-from packhorse_host.quantize.emit_onnxruntime import INTEGER_OPERATORS, emit
 from packhorse_host.quantize.errors import ModelError
-from packhorse_host.quantize.graph import Architecture, KernelCounts, count_kernels
-from packhorse_host.quantize.prepare import prepare
+from packhorse_host.quantize.graph import Architecture, KernelCounts
 from packhorse_host.quantize.recipes import is_data_free
 from packhorse_host.quantize.search.bench import Layer, StaticRecipe
-from packhorse_host.quantize.search.layers import layers_of
 
 EVALUATION_BATCH: Final = 32
 RACE_BUDGET_S: Final = 1.0
@@ -69,8 +67,12 @@ class Variant:
 class Workbench:
     """Quantizes, evaluates and times one model; every result is kept."""
 
-    def __init__(self, material: Material, requirement: RuntimeRequirement, announce: Announce) -> None:
+    def __init__(
+        self, material: Material, emitter: Emitter, requirement: RuntimeRequirement, announce: Announce
+    ) -> None:
         self._material = material
+        self._emitter = emitter
+        self._source = emitter.source
         self._requirement = requirement
         self._announce = announce
         self._variants: dict[bytes, Variant] = {}
@@ -99,7 +101,7 @@ class Workbench:
         """What the runtime makes of the variant on an architecture."""
         key = canonical_json(recipe), architecture
         if key not in self._kernels:
-            self._kernels[key] = count_kernels(self.variant(recipe).model, architecture)
+            self._kernels[key] = self._emitter.count_kernels(self.variant(recipe).model, architecture)
         return self._kernels[key]
 
     def race(self, recipe: Recipe, threads: int) -> Race:
@@ -113,7 +115,7 @@ class Workbench:
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """What of the model can be quantized."""
-        return layers_of(prepare(self._material.source), INTEGER_OPERATORS)
+        return self._emitter.layers()
 
     def damage(self, recipe: StaticRecipe, quantized: Collection[str]) -> float:
         """Noise power over signal power of the outputs when only the nodes `quantized` are quantized."""
@@ -129,7 +131,7 @@ class Workbench:
             settings = recipe.model_dump(exclude={"name"}) | {"float_nodes": tuple(sorted(kept))}
             partly = MixedWi8Ai8.model_validate(settings)
         # Ranges from the probes alone: what matters is which layers hurt more, not by how much exactly.
-        model = emit(self._material.source, partly, self._probes)
+        model = self._emitter.emit(partly, self._probes)
         outputs = self._run(self._open(model, usable_cores()), self._probes)
         noise_db = worst_sqnr_db(self._fp32_on_probes, outputs)
         return 0.0 if noise_db is None else 10 ** (-noise_db / 10)
@@ -147,16 +149,15 @@ class Workbench:
     def _opened(self, recipe: Recipe, threads: int) -> tuple[Run, Run]:
         variant = self.variant(recipe)
         feed = {name: array[:1] for name, array in variant.golden.inputs.items()}
-        fp32 = self._open(self._material.source.data, threads)
+        fp32 = self._open(self._source.data, threads)
         bundle = self._open(variant.model, threads)
         return lambda: fp32.run(feed), lambda: bundle.run(feed)
 
     def _make(self, recipe: Recipe) -> Variant:
-        source = self._material.source
         self._announce(
             f"quantizing by {recipe.name}" if recipe.name != "fp32" else "taking the model as it is"
         )
-        model = emit(source, recipe, self._material.calibration)
+        model = self._emitter.emit(recipe, self._material.calibration)
         session = self._fp32 if recipe.name == "fp32" else self._open(model, usable_cores())
         quality = self._quality(recipe.name, session)
         on_pool = self._run(session, self._pool)
@@ -192,9 +193,8 @@ class Workbench:
         )
 
     def _open(self, model: bytes, threads: int) -> Session:
-        source = self._material.source
         requirement = self._requirement.model_copy(update={"threads": threads})
-        return open_session(model, requirement, source.inputs, source.outputs)
+        return open_session(model, requirement, self._source.inputs, self._source.outputs)
 
     def _golden(self, session: Session, noise_db: float | None) -> GoldenVectors:
         """Choose vectors by how sure FP32 is where this model is noisy, and run both on them."""
@@ -210,7 +210,7 @@ class Workbench:
 
     def _replayed(self, session: Session, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         vectors = GoldenVectors(inputs, inputs, inputs)
-        return replay(session.run, self._material.source.inputs, vectors, time.perf_counter).outputs
+        return replay(session.run, self._source.inputs, vectors, time.perf_counter).outputs
 
     def _limits(self, golden: GoldenVectors, sqnr_db: float | None) -> ProbeLimits:
         fp32, host = golden.fp32[self._first_output], golden.host[self._first_output]
@@ -229,15 +229,15 @@ class Workbench:
         return compare(self._material.metric, reference, outputs, evaluation.truth, evaluation.sha256)
 
     def _run(self, session: Session, samples: Samples) -> dict[str, Array]:
-        return run_all(session, samples, self._batch, tensor_names(self._material.source.outputs))
+        return run_all(session, samples, self._batch, tensor_names(self._source.outputs))
 
     @property
     def _batch(self) -> int:
-        return 1 if self._material.source.one_at_a_time else EVALUATION_BATCH
+        return 1 if self._source.one_at_a_time else EVALUATION_BATCH
 
     @property
     def _first_output(self) -> str:
-        return self._material.source.outputs[0].name
+        return self._source.outputs[0].name
 
     @property
     def _decides(self) -> bool:
@@ -249,7 +249,7 @@ class Workbench:
 
     @cached_property
     def _fp32(self) -> Session:
-        return self._open(self._material.source.data, usable_cores())
+        return self._open(self._source.data, usable_cores())
 
     @cached_property
     def _fp32_on_evaluation(self) -> dict[str, Array]:
@@ -261,7 +261,7 @@ class Workbench:
     @cached_property
     def _pool(self) -> ArraySamples:
         data = self._material.data
-        pool = data.take(candidates(data.count)) if data else synthesized(self._material.source.inputs)
+        pool = data.take(candidates(data.count)) if data else synthesized(self._source.inputs)
         if pool is None:
             raise ConfigError(
                 "golden vectors need inputs, and the model's have free axes: "

@@ -14,6 +14,7 @@ from packhorse_host.cli.output import JsonOption, print_json, print_table
 from packhorse_host.cli.progress import progress
 
 if TYPE_CHECKING:
+    from packhorse_agent.contract.profile import RuntimeName
     from packhorse_host.bundle.pack import PackedBundle
     from packhorse_host.bundle.search_report import SearchReport
     from packhorse_host.quantize.search.search import SearchResult
@@ -22,13 +23,22 @@ _Choice = TypeVar("_Choice", bound=Enum)
 
 
 def pack(
-    model: Annotated[Path, typer.Argument(help="A float model.", metavar="MODEL.onnx")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A float model: ONNX, .tflite, Keras, a SavedModel's folder, .pt2, .pth or FILE.py:NAME.",
+            metavar="MODEL",
+        ),
+    ],
     name: Annotated[str, typer.Option(help="The model's name: a-z, 0-9, `.`, `_`, `-`.")],
     version: Annotated[str, typer.Option(help="The release: numbers with dots, such as 1.0.2.")],
     profile: Annotated[
         list[str],
         typer.Option(help="A device profile, or the path of one; repeatable.", autocompletion=profile_names),
     ],
+    runtime: Annotated[
+        str | None, typer.Option(help="One of the profile's runtimes; its first that suits by default.")
+    ] = None,
     recipe: Annotated[
         str, typer.Option(help="auto (searched: see docs/guides/quantize.md), or a recipe by its name.")
     ] = "auto",
@@ -97,9 +107,25 @@ def pack(
     ] = None,
     allow: Annotated[
         list[str] | None,
-        typer.Option(help="Override a rule: not-quantized, growth, constant-output or max-drop; repeatable."),
+        typer.Option(
+            help="Override a rule: not-quantized, growth, constant-output, max-drop or data-free; repeatable."
+        ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the bundles go.")] = Path("bundles"),
+    network: Annotated[
+        str | None,
+        typer.Option("--class", help="FILE.py:NAME of the class that the weights in a .pth belong to."),
+    ] = None,
+    tensor: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input", help="An input of a PyTorch module, NAME:DATATYPE:LENGTHS, `*` for a free batch."
+        ),
+    ] = None,
+    load_pickle: Annotated[
+        bool,
+        typer.Option("--load-pickle", help="Load a whole Python object: runs whatever code its file holds."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Quantize a model for device profiles, check it against FP32, and write one bundle for each profile.
@@ -112,6 +138,8 @@ def pack(
         --calibration calibration.npz --evaluation evaluation.npz --max-drop 1
       packhorse pack model.onnx --name detector --version 1.0 --profile raspberry-pi-5 \\
         --calibration calibration.npz --recipe static_wi8_ai8 --calibration-method mse --equalize
+      packhorse pack model.keras --name detector --version 1.0 --profile android-arm64 --runtime litert \\
+        --calibration calibration.npz
     """
     from packhorse_agent.profiles import find_profile
 
@@ -125,6 +153,7 @@ def pack(
         from packhorse_host.bundle.request import PackRequest
         from packhorse_host.bundle.rules import OVERRIDABLE
         from packhorse_host.bundle.settings import Settings
+        from packhorse_host.convert.sources import parse_input
         from packhorse_host.evaluate.metrics.registry import MetricOptions, read_alphabet
         from packhorse_host.quantize.search.policy import Preference
 
@@ -135,6 +164,7 @@ def pack(
         request = PackRequest(
             model, name, version, profiles, recipe, calibration, evaluation, max_drop, labels, preprocessing,
             allowed, output, settings, preference, thorough, search_seconds, metric, options,
+            _runtime(runtime), network, tuple(parse_input(text) for text in tensor or ()), load_pickle,
         )  # fmt: skip
         bundles = pack_bundles(request, announce)
     _warn(bundles)
@@ -144,6 +174,19 @@ def pack(
         print_json([_described(bundle) for bundle in bundles])
     else:
         _print(bundles)
+
+
+def _runtime(text: str | None) -> RuntimeName | None:
+    from packhorse_agent.toml_files import nearest
+    from packhorse_host.convert.table import RUNTIMES
+    from packhorse_host.errors import ConfigError
+
+    for name in RUNTIMES:
+        if text == name:
+            return name
+    if text is None:
+        return None
+    raise ConfigError(f'--runtime: there is no "{text}"{nearest(text, list(RUNTIMES))}')
 
 
 def _choice(option: str, text: str | None, known: Sequence[_Choice]) -> _Choice | None:

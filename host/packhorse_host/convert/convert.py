@@ -22,8 +22,8 @@ from packhorse_host.convert.environments import ENVIRONMENTS
 from packhorse_host.convert.errors import ConversionFailedError, UnsupportedConversionError
 from packhorse_host.convert.model import FORMATS, FloatModel
 from packhorse_host.convert.replay import replay_on_tflite_runtime
-from packhorse_host.convert.sources import Source
-from packhorse_host.convert.table import SOURCES, TABLE, Refused, Route
+from packhorse_host.convert.sources import Source, SourceKind
+from packhorse_host.convert.table import SOURCES, TABLE, Refused, Route, Works
 from packhorse_host.errors import EnvironmentFaultError
 from packhorse_host.evaluate.vectors import synthesized
 from packhorse_host.quantize.errors import ModelError
@@ -54,13 +54,30 @@ def float_model(source: Source, runtime: RuntimeName, progress: Progress) -> Flo
         ToolEnvironmentError, ToolFailedError: the tool's environment cannot be built, or the tool died.
         ModelError: the model itself is damaged.
     """
-    cell = TABLE[source.kind, runtime]
-    if isinstance(cell, Refused):
-        raise UnsupportedConversionError(
-            f"{SOURCES[source.kind]} is not converted for {runtime}: {cell.reason}; {cell.instead}"
-        )
+    cell = check_convertible(source.kind, runtime)
     model = _ROUTES[cell.route](source, runtime, progress)
     return _tried_on_device_runtime(model, progress) if runtime == "tflite-runtime" else model
+
+
+def convertible(kind: SourceKind) -> tuple[RuntimeName, ...]:
+    """Runtimes that a kind of source is converted for."""
+    return tuple(
+        runtime for (source, runtime), cell in TABLE.items() if source == kind and isinstance(cell, Works)
+    )
+
+
+def check_convertible(kind: SourceKind, runtime: RuntimeName) -> Works:
+    """The way from a kind of source to a runtime.
+
+    Raises:
+        UnsupportedConversionError: there is none; the text says why, and which way is nearest.
+    """
+    cell = TABLE[kind, runtime]
+    if isinstance(cell, Refused):
+        raise UnsupportedConversionError(
+            f"{SOURCES[kind]} is not converted for {runtime}: {cell.reason}; {cell.instead}"
+        )
+    return cell
 
 
 def _as_it_is(source: Source, runtime: RuntimeName, _: Progress) -> FloatModel:

@@ -161,7 +161,7 @@ def _answer(tool: str, path: Path, code: int, output: str) -> Mapping[str, Any]:
         if len(data) > ANSWER_MAX_BYTES:
             raise ToolFailedError(f"{tool} answered more than {ANSWER_MAX_BYTES} bytes")
         answer = json.loads(data)
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         raise ToolFailedError(f"{tool} {how} and gave no answer: {output[-_LAST_WORDS:]}") from error
     if not isinstance(answer, dict):

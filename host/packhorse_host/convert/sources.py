@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
 from packhorse_agent.contract.manifest import TensorSpec
+from packhorse_host.convert.model import FloatModel
 from packhorse_host.errors import BadInputError, ConfigError
 
 SourceKind = Literal[
@@ -62,6 +64,47 @@ def recognise(
             f"{path}: weights of PyTorch say nothing about the network: name its class as FILE.py:NAME"
         )
     return found
+
+
+def parse_input(text: str) -> TensorSpec:
+    """An input as people write it, `NAME:DATATYPE:LENGTHS`, such as `image:FP32:*,3,224,224`.
+
+    Raises:
+        ConfigError: written otherwise.
+    """
+    name, _, rest = text.partition(":")
+    datatype, _, lengths = rest.partition(":")
+    try:
+        shape = tuple(-1 if length.strip() == "*" else int(length) for length in lengths.split(","))
+        described = {"name": name, "datatype": datatype.upper(), "shape": shape}
+        return TensorSpec.model_validate(described)
+    except ValueError as error:
+        raise ConfigError(
+            f"--input {text}: NAME:DATATYPE:LENGTHS is expected, such as image:FP32:*,3,224,224"
+        ) from error
+
+
+def source_sha256(source: Source, model: FloatModel) -> str:
+    """Names a source by its content; for ONNX that is taken as it is, with the weights from files beside it.
+
+    A folder's digest is that over `PATH\\0SHA256\\0` of its files by ascending path.
+    """
+    if source.kind == "onnx" and model.runtime == "onnxruntime":
+        return model.sha256
+    if source.path.is_file():
+        return _file_sha256(source.path)
+    digest = hashlib.sha256()
+    for file in sorted(path for path in source.path.rglob("*") if path.is_file()):
+        digest.update(f"{file.relative_to(source.path).as_posix()}\0{_file_sha256(file)}\0".encode())
+    return digest.hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while part := file.read(1024**2):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _resolved(reference: str) -> str:

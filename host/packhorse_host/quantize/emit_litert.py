@@ -159,6 +159,7 @@ def _option_rules(recipe: Recipe) -> Iterator[tuple[bool, str]]:
             method is not CalibrationMethod.MINMAX,
             f"calibration by {method.value} is not to be had, only by minmax",
         )
+        yield recipe.data_free, "data_free works on ONNX graphs only"
         yield recipe.equalize, "equalize works on ONNX graphs only"
         yield recipe.correct_bias, "correct_bias works on ONNX graphs only"
         yield recipe.weight_type != "int8", "weights are int8, its kernels know no other"

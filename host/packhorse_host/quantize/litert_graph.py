@@ -41,6 +41,10 @@ class Node:
     """Names of the tensors that it makes, joined by `;`: what ai-edge-quantizer calls its scope."""
     input_types: tuple[str, ...]
     """Of the inputs that are there."""
+    weight_shape: tuple[int, ...]
+    """Of the second input, where there is one."""
+    output_shape: tuple[int, ...]
+    """Of the first output; a free batch counts as one."""
 
     @property
     def computes(self) -> bool:
@@ -83,16 +87,17 @@ def write_graph(model: Any) -> bytes:
 
 def nodes(model: Any) -> Iterator[Node]:
     """Every operator, also those of graphs inside the main one (loops, branches)."""
-    operators, types = _names("BuiltinOperator"), _names("TensorType")
+    types = _names("TensorType")
     for graph in model.subgraphs:
         for operator in graph.operators or ():
-            code = model.operatorCodes[operator.opcodeIndex]
+            inputs = [graph.tensors[index] for index in operator.inputs if index >= 0]
+            outputs = [graph.tensors[index] for index in operator.outputs if index >= 0]
             yield Node(
-                operator=operators.get(max(code.builtinCode, code.deprecatedBuiltinCode), "UNKNOWN"),
-                name=";".join(_text(graph.tensors[index].name) for index in operator.outputs if index >= 0),
-                input_types=tuple(
-                    types[graph.tensors[index].type] for index in operator.inputs if index >= 0
-                ),
+                operator=_operator_name(model, operator),
+                name=";".join(_text(tensor.name) for tensor in outputs),
+                input_types=tuple(types[tensor.type] for tensor in inputs),
+                weight_shape=_shape(inputs[1]) if len(inputs) > 1 else (),
+                output_shape=_shape(outputs[0]) if outputs else (),
             )
 
 
@@ -213,6 +218,10 @@ def _add_buffer(model: Any, values: Any) -> int:
 def _operator_name(model: Any, operator: Any) -> str:
     code = model.operatorCodes[operator.opcodeIndex]
     return _names("BuiltinOperator").get(max(code.builtinCode, code.deprecatedBuiltinCode), "UNKNOWN")
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:
+    return tuple(int(length) for length in tensor.shape) if _given(tensor.shape) else ()
 
 
 def _given(vector: Any) -> bool:

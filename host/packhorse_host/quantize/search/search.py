@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from packhorse_agent.contract.base import canonical_json
 from packhorse_agent.contract.recipe import (
     CalibrationMethod,
     DynamicWi8Afp32,
@@ -45,6 +46,8 @@ from packhorse_host.quantize.search.policy import (
     pick,
 )
 
+FAR_BETTER_DB: Final = 3.0
+"""Half of the noise: worth giving operators up for."""
 COMPUTE_OPERATORS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 PRODUCTS: Final = frozenset({"Gemm", "MatMul"})
 """What dynamic quantization speeds up."""
@@ -160,23 +163,35 @@ class _Hunt:
             self._try(Fp16(), "half of the size")
 
     def _static(self, static: StaticWi8Ai8, layers: Sequence[Layer]) -> None:
-        start = self._try(static, "ranges from calibration")
+        self._try(static, "ranges from calibration")
         products = _only(static, layers, COMPUTE_OPERATORS)
-        if start.score is None or (self._accurate and not self._goal.thorough):
-            if products is not None:
-                self._try(products, "only what multiplies: the fewest operators that pay")
+        if products is not None and not (self._done and self._accurate):
+            self._try(products, "only what multiplies: the fewest operators that pay")
+        if self._enough:
             return
-        blame = self._blame(static, layers)
-        elsewhere = sum(each.damage for each in blame if each.layers[0].operator not in COMPUTE_OPERATORS)
+        base = self._base(static, products)
+        if base is None:
+            return
+        blame = self._blame(base, layers)
+        elsewhere = sum(each.damage for each in blame if each.layers[0].operator != "Conv")
         repairs = [self._repair_operators, self._repair_ranges]
         if elsewhere < MOST * sum(each.damage for each in blame):
             repairs.reverse()
         for repair in repairs:
-            if self._accurate and not self._goal.thorough:
-                return
-            repair(static, blame)
-        if not self._accurate or self._goal.thorough:
+            if not self._enough:
+                repair(base, blame)
+        if not self._enough:
             self._mix(layers)
+
+    def _base(self, static: StaticWi8Ai8, products: StaticWi8Ai8 | None) -> StaticWi8Ai8 | None:
+        """What repairs start from: all operators, unless those that multiply do far better alone."""
+        known = {canonical_json(point.recipe): point.score for point in self.points}
+        first = known.get(canonical_json(static))
+        second = known.get(canonical_json(products)) if products is not None else None
+        if first is None or second is None:
+            return static if first is not None else products if second is not None else None
+        ahead_db = (second.sqnr_db or 0.0) - (first.sqnr_db or 0.0)
+        return products if ahead_db > FAR_BETTER_DB else static
 
     def _repair_ranges(self, static: StaticWi8Ai8, blame: Sequence[Sensitivity]) -> None:
         for recipe, reason in self._range_repairs(static):
@@ -187,7 +202,8 @@ class _Hunt:
         """Each on top of the best so far."""
 
         def best_with(**changes: object) -> StaticWi8Ai8:
-            return (self._best_static() or static).model_copy(update=changes)
+            best = self._best_static(lambda recipe: recipe.operators == static.operators)
+            return (best or static).model_copy(update=changes)
 
         yield best_with(equalize=True), "perhaps channels differ too much in scale"
         for method in (CalibrationMethod.PERCENTILE, CalibrationMethod.MSE, CalibrationMethod.ENTROPY):
@@ -274,12 +290,14 @@ class _Hunt:
         raced = holds and not isinstance(recipe, Fp32)
         return replace(point, race=bench.race(recipe)) if raced else point
 
-    def _best_static(self) -> StaticWi8Ai8 | None:
+    def _best_static(
+        self, wanted: Callable[[StaticWi8Ai8], bool] = lambda recipe: True
+    ) -> StaticWi8Ai8 | None:
         """The one closest to FP32."""
         working = [
             (closeness(point), point.recipe)
             for point in self.points
-            if isinstance(point.recipe, StaticWi8Ai8) and point.score is not None
+            if isinstance(point.recipe, StaticWi8Ai8) and point.score is not None and wanted(point.recipe)
         ]
         return max(working, key=lambda each: each[0])[1] if working else None
 
@@ -287,6 +305,11 @@ class _Hunt:
     def _accurate(self) -> bool:
         """Whether something with static ranges holds the budget."""
         return any(point.holds and isinstance(point.recipe, StaticWi8Ai8) for point in self.points)
+
+    @property
+    def _enough(self) -> bool:
+        """Whether nothing has to be repaired."""
+        return self._accurate and not self._goal.thorough
 
     @property
     def _settled(self) -> bool:

@@ -17,6 +17,14 @@ From each kind of source to each runtime. A cell works, or is refused with the r
 works. Whatever a tool makes is held against the source's own answers on one made-up input: below
 {FIDELITY_MIN_DB:.0f} dB it is refused.
 
+`packhorse pack` tells the kind of a source by its content. Weights in a `.pth` need `--class FILE.py:NAME`, a
+class or function that makes the network when it is called with nothing; a module in Python is given as
+`FILE.py:NAME` itself. Both need each input as `--input NAME:DATATYPE:LENGTHS`, such as
+`image:FP32:*,3,224,224`; so does an ONNX model with a free axis besides the batch, where it is converted.
+`--load-pickle` loads a file that holds a whole Python object, and so runs whatever code is in it, inside the
+tool environment. The order of the profile's runtimes decides which is packed for, among those that the source
+is converted for; `--runtime` names one.
+
 Converters whose pins fight live in tool environments: virtual environments of Python {PYTHON_VERSION} that
 are built once per machine, from lock files with hashes, in `packhorse/tools` of the user's cache folder
 (`XDG_CACHE_HOME`). `{PYTHON_VARIABLE}` names a Python where none is found. The lock of `torch` takes

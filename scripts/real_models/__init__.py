@@ -1,0 +1,1 @@
+"""Real models that the search for recipes has to stand up to."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from real_models.catalogue import MODELS, RealModel, fetch
 from real_models.speech import make_speech
 from real_models.text_lines import make_text_lines
 
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "packhorse" / "real-models"
 MAKERS: dict[str, Callable[[Path, Path], list[str]]] = {
     "ppocr-recognition": make_text_lines,
     "silero-vad": make_speech,
@@ -38,7 +40,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/models", description=__doc__)
     parser.add_argument("--model", action="append", choices=[model.name for model in MODELS])
     parser.add_argument("--profile", action="append", help="raspberry-pi-5 and generic-x86_64 by default")
-    parser.add_argument("--folder", type=Path, default=Path("real-models"), help="where files are kept")
+    parser.add_argument("--folder", type=Path, default=CACHE, help=f"where files are kept ({CACHE})")
     parser.add_argument("--search-seconds", type=float, default=120.0)
     parser.add_argument("--json", type=Path, help="write all that was found")
     return parser.parse_args()

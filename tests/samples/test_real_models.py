@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from real_models.__main__ import MAKERS
-from real_models.catalogue import MODELS, fetch
 
 from packhorse_agent.contract.manifest import BuiltInMetric
 from packhorse_host.errors import UntrustedError
+from real_models.__main__ import MAKERS
+from real_models.catalogue import MODELS, fetch
 
 
 def test_every_model_is_whole() -> None:

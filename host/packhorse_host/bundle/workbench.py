@@ -140,7 +140,7 @@ class Workbench:
     def _probes(self) -> Samples:
         # Noise power settles on fewer samples than scores do.
         data = self._material.calibration or self._pool
-        return data.take(candidates(data.count)[::2])
+        return data.take(candidates(data.count)[::4])
 
     @cached_property
     def _fp32_on_probes(self) -> dict[str, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ pytest.importorskip("ai_edge_quantizer", reason="ai-edge-quantizer is not instal
 from packhorse_agent.contract.manifest import ArtifactRole
 from packhorse_agent.contract.profile import RuntimeName
 from packhorse_agent.profiles import find_profile
+from packhorse_agent.runtime.base import open_model
+from packhorse_agent.runtime.golden import compare, read_golden, replay
 from packhorse_host.bundle.pack import pack
 from packhorse_host.bundle.request import PackRequest, plan
 from packhorse_host.convert.errors import UnsupportedConversionError
@@ -50,6 +53,17 @@ def test_a_tflite_model_is_packed_for_litert(tmp_path: Path) -> None:
     assert {"ai-edge-litert", "ai-edge-quantizer"} <= set(manifest.tools)
     assert [spec.name for spec in (*manifest.inputs, *manifest.outputs)] == ["image", "logits"]
     assert bundle.measurement.machine.runtime == "litert"
+
+
+def test_a_device_that_computes_alike_passes_the_probe(tmp_path: Path) -> None:
+    (bundle,) = pack(request(tmp_path), silently)
+    manifest = bundle.manifest
+    session = open_model(bundle.model, manifest.runtime, manifest.inputs, manifest.outputs)
+    golden = read_golden(bundle.folder / "golden.npz")
+    answer = replay(session.run, manifest.inputs, golden, time.perf_counter)
+    result = compare(golden, answer, manifest.probe, manifest.outputs)
+    assert result.passed, result.detail
+    assert result.bit_exact
 
 
 def test_the_same_request_gives_the_same_bundle(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ SAMPLES_MAX: Final = 32
 """Samples, evenly spread, that means are taken over: both models see the same, so that few are enough (256
 bring the sample model within 0.2 dB of what 32 do), and each layer takes another run over them."""
 BATCH_MAX: Final = 4
-"""Samples that run at once: every tensor of a graph with Q/DQ pairs as written is in memory twice, as floats."""
+"""Samples that run at once: with Q/DQ pairs as written every tensor is in memory twice, as floats."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from packhorse_host.convert.building import Progress
 from packhorse_host.convert.environments import ENVIRONMENTS
 from packhorse_host.convert.errors import ConversionFailedError, UnsupportedConversionError
 from packhorse_host.convert.model import FORMATS, FloatModel
-from packhorse_host.convert.replay import replay_on_tflite_runtime
+from packhorse_host.convert.replay import replay_on
 from packhorse_host.convert.sources import Source, SourceKind
 from packhorse_host.convert.table import SOURCES, TABLE, Refused, Route, Works
 from packhorse_host.errors import EnvironmentFaultError
@@ -34,7 +34,7 @@ from packhorse_host.quantize.source import read_source
 FIDELITY_MIN_DB: Final = 60.0
 """Other summation orders stay above 100 dB; a wrong operator falls far below."""
 
-_INPUT, _OUTPUT = "input/", "output/"
+_INPUT, _OUTPUT, _EXPORTED = "input/", "output/", "exported/"
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,53 @@ def _through_torch(
         return _opened_tflite(target.read_bytes(), runtime)
 
 
+def _onnx_to_exported(source: Source, runtime: RuntimeName, progress: Progress) -> FloatModel:
+    original = read_source(source.path)
+    with tempfile.TemporaryDirectory(prefix="packhorse-") as scratch:
+        path = Path(scratch) / "fixed.onnx"
+        path.write_bytes(_fixed_shapes(original.data, source.inputs))
+        fixed = _read_onnx(path, "onnxruntime")
+        made = _exported(replace(source, path=path, inputs=fixed.inputs), runtime, progress)
+        expected = _session(fixed).run(made.inputs)
+    names = [spec.name for spec in original.outputs]
+    outputs = [
+        spec.model_copy(update={"name": name}) for spec, name in zip(made.model.outputs, names, strict=True)
+    ]
+    model = replace(made.model, outputs=tuple(outputs))
+    return _held(model, dict(zip(names, made.answers.values(), strict=True)), expected, "ONNX Runtime")
+
+
+def _torch_to_exported(source: Source, runtime: RuntimeName, progress: Progress) -> FloatModel:
+    made = _exported(source, runtime, progress)
+    return _held(made.model, made.answers, made.expected, "PyTorch")
+
+
+@dataclass(frozen=True)
+class _Exported:
+    """A program that torch exported, and what it and its source answer to the same inputs."""
+
+    model: FloatModel
+    inputs: Mapping[str, Array]
+    expected: Mapping[str, Array]
+    answers: Mapping[str, Array]
+
+
+def _exported(source: Source, runtime: RuntimeName, progress: Progress) -> _Exported:
+    progress("exporting by torch.export")
+    with tempfile.TemporaryDirectory(prefix="packhorse-") as scratch:
+        target, vectors = Path(scratch) / "model.pt2", Path(scratch) / "vectors.npz"
+        request = _torch_request(source, target, vectors)
+        answer = ENVIRONMENTS["torch"].call("torch_to_exported", request, progress)
+        inputs = tuple(TensorSpec.model_validate(spec) for spec in answer["inputs"])
+        outputs = tuple(TensorSpec.model_validate(spec) for spec in answer["outputs"])
+        _check_batch(inputs)
+        reference = _load_reference(vectors)
+        with np.load(vectors, allow_pickle=False) as arrays:
+            answers = {name[len(_EXPORTED) :]: arrays[name] for name in arrays if name.startswith(_EXPORTED)}
+        model = FloatModel(target.read_bytes(), runtime, inputs, outputs)
+    return _Exported(model, reference.inputs, reference.outputs, answers)
+
+
 def _torch_to_onnx(source: Source, runtime: RuntimeName, progress: Progress) -> FloatModel:
     progress("converting to ONNX by torch.onnx")
     with tempfile.TemporaryDirectory(prefix="packhorse-") as scratch:
@@ -148,9 +195,11 @@ def _from_tensorflow(source: Source, runtime: RuntimeName, progress: Progress) -
 _ROUTES: Final[Mapping[Route, Callable[[Source, RuntimeName, Progress], FloatModel]]] = MappingProxyType(
     {
         "as-it-is": _as_it_is,
+        "onnx-to-exported": _onnx_to_exported,
         "onnx-to-tflite": _onnx_to_tflite,
         "tensorflow-to-onnx": _from_tensorflow,
         "tensorflow-to-tflite": _from_tensorflow,
+        "torch-to-exported": _torch_to_exported,
         "torch-to-onnx": _torch_to_onnx,
         "torch-to-tflite": _torch_to_tflite,
     }
@@ -243,7 +292,7 @@ def _fix_axes(value: Any, lengths: Sequence[int]) -> None:
         length = lengths[axis] if axis < len(lengths) else -1
         if axis > 0 and length < 1:
             raise ConversionFailedError(
-                f"input `{value.name}` has a free axis {axis}, and LiteRT models have fixed shapes: "
+                f"input `{value.name}` has a free axis {axis}, and what is converted has fixed shapes: "
                 "give the input with its lengths, as NAME:DATATYPE:LENGTHS"
             )
         dimension.dim_value = 1 if axis == 0 else length
@@ -303,7 +352,12 @@ def _faithful(model: FloatModel, reference: _Reference, framework: str) -> Float
         ConversionFailedError: other outputs, or other values in them.
     """
     answers = _session(model).run(_by_place(model.inputs, reference.inputs))
-    expected = _by_place(model.outputs, reference.outputs)
+    return _held(model, answers, _by_place(model.outputs, reference.outputs), framework)
+
+
+def _held(
+    model: FloatModel, answers: Mapping[str, Array], expected: Mapping[str, Array], framework: str
+) -> FloatModel:
     shapes = {name: (array.shape, answers[name].shape) for name, array in expected.items()}
     wrong = [f"{name} {ours} for {theirs}" for name, (theirs, ours) in shapes.items() if ours != theirs]
     if wrong:
@@ -332,7 +386,7 @@ def _tried_on_device_runtime(model: FloatModel, progress: Progress) -> FloatMode
     progress("trying it on tflite-runtime")
     vectors = _made_up(model)
     here = _tflite_session(model.data).run(vectors)
-    there = replay_on_tflite_runtime(model.data, model.inputs, model.outputs, vectors, progress)
+    there = replay_on("tflite-runtime", model.data, model.inputs, model.outputs, vectors, progress)
     sqnr_db = worst_sqnr_db(here, there)
     if sqnr_db is not None and sqnr_db < FIDELITY_MIN_DB:
         raise ConversionFailedError(f"tflite-runtime answers differently from LiteRT: {sqnr_db:.1f} dB")

@@ -9,21 +9,24 @@ from packhorse_agent.contract.base import sha256_hex
 from packhorse_agent.contract.manifest import TensorSpec
 from packhorse_agent.contract.profile import RuntimeName
 
-Format = Literal["onnx", "tflite"]
+Format = Literal["onnx", "tflite", "pt2"]
 
 FORMATS: Final[dict[RuntimeName, Format]] = {
     "onnxruntime": "onnx",
     "litert": "tflite",
     "tflite-runtime": "tflite",
+    "executorch": "pt2",
+    "pytorch-mobile": "pt2",
 }
 """Runtime → the form of the float model that its recipes start from."""
 
 
 @dataclass(frozen=True)
 class FloatModel:
-    """A float model that its runtime loads."""
+    """A float model in the form that a runtime's recipes start from."""
 
     data: bytes
+    """For ExecuTorch and PyTorch Mobile a program of torch.export, which their emitters lower."""
     runtime: RuntimeName
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]

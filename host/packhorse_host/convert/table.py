@@ -16,9 +16,11 @@ from packhorse_host.convert.sources import SourceKind
 
 Route = Literal[
     "as-it-is",
+    "onnx-to-exported",
     "onnx-to-tflite",
     "tensorflow-to-onnx",
     "tensorflow-to-tflite",
+    "torch-to-exported",
     "torch-to-onnx",
     "torch-to-tflite",
 ]
@@ -86,8 +88,14 @@ def _onnx() -> dict[RuntimeName, Cell]:
             "as for litert, then tried on tflite-runtime 2.14",
             ("torch", "tflite-runtime"),
         ),
-        "executorch": _NOT_YET,
-        "pytorch-mobile": _NOT_YET,
+        "executorch": Works(
+            "onnx-to-exported", "onnx2torch, torch.export, then lowered to XNNPACK; batch of 1", ("torch",)
+        ),
+        "pytorch-mobile": Works(
+            "onnx-to-exported",
+            "onnx2torch, torch.export, then TorchScript's lite form (legacy); batch of 1",
+            ("torch",),
+        ),
         "tensorrt": _NOT_YET,
     }
 
@@ -129,8 +137,16 @@ def _torch() -> dict[RuntimeName, Cell]:
             "as for litert, then tried on tflite-runtime 2.14",
             ("torch", "tflite-runtime"),
         ),
-        "executorch": _NOT_YET,
-        "pytorch-mobile": _NOT_YET,
+        "executorch": Works(
+            "torch-to-exported",
+            "torch.export, then lowered to XNNPACK; the batch of its example inputs",
+            ("torch",),
+        ),
+        "pytorch-mobile": Works(
+            "torch-to-exported",
+            "torch.export, then TorchScript's lite form (legacy); the batch of its example inputs",
+            ("torch",),
+        ),
         "tensorrt": _NOT_YET,
     }
 

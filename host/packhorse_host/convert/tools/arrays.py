@@ -13,6 +13,9 @@ _DTYPES = {
     "FP16": "float16", "FP32": "float32", "FP64": "float64",
 }  # fmt: skip
 
+DATATYPES: dict[str, str] = {dtype: datatype for datatype, dtype in _DTYPES.items()}
+"""Name of a numpy dtype → datatype."""
+
 
 def example(spec: Mapping[str, Any], seed: int = 0) -> Any:
     """A numpy array for an input: standard normal, or 0 and 1; an axis of any length is 1 long."""

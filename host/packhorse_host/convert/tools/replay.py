@@ -1,6 +1,6 @@
-"""Run a `.tflite` model on the tflite-runtime of this environment, through the device's own module.
+"""Run a model on a runtime of this environment, through the device's own module.
 
-Request: `agent` (the folder of packhorse_agent), `model`, `vectors` (an `.npz` of inputs by name),
+Request: `agent` (the folder of packhorse_agent), `runtime`, `model`, `vectors` (an `.npz` of inputs by name),
 `answers` (a file to write), `inputs` and `outputs` (tensors as a manifest describes them).
 Answer: `version` of the runtime, `provider` and `notes` of the session.
 """
@@ -24,7 +24,8 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     base = importlib.import_module("packhorse_agent.runtime.base")
     manifest = importlib.import_module("packhorse_agent.contract.manifest")
     errors = importlib.import_module("packhorse_agent.runtime.errors")
-    requirement = manifest.RuntimeRequirement(name="tflite-runtime", minimum_version="2.14")
+    name = request["runtime"]
+    requirement = manifest.RuntimeRequirement(name=name, minimum_version="0", threads=1)
     inputs = [manifest.TensorSpec(**spec) for spec in request["inputs"]]
     outputs = [manifest.TensorSpec(**spec) for spec in request["outputs"]]
     vectors = dict(numpy.load(request["vectors"], allow_pickle=False))
@@ -38,9 +39,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         raise RefusedByTool(str(error)) from error
     joined: Any = {name: numpy.concatenate([answer[name] for answer in answers]) for name in answers[0]}
     numpy.savez(request["answers"], **joined)
-    version = importlib.import_module("packhorse_agent.runtime.installed").installed_runtimes()[
-        "tflite-runtime"
-    ]
+    version = importlib.import_module("packhorse_agent.runtime.installed").installed_runtimes()[name]
     return {"version": version, "provider": session.provider, "notes": list(session.notes)}
 
 

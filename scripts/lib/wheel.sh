@@ -2,9 +2,12 @@
 
 # Modules that are imported only where their library is: what each may lack.
 runtime_modules=(
+    --only-needs packhorse_agent.runtime.executorch=torch
     --only-needs packhorse_agent.runtime.litert=ai_edge_litert
     --only-needs packhorse_agent.runtime.onnxruntime_cpu=onnxruntime
+    --only-needs packhorse_agent.runtime.pytorch_mobile=torch
     --only-needs packhorse_agent.runtime.tflite_runtime=tflite_runtime
+    --only-needs packhorse_agent.runtime.torch_tensors=torch
 )
 
 # build_wheel VENV FOLDER: build the wheel into FOLDER and print its path.

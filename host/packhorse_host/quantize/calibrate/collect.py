@@ -26,6 +26,7 @@ from packhorse_host.quantize.calibrate.observer import (
     Range,
     extremes,
     merge,
+    mirrored,
     observe,
 )
 from packhorse_host.quantize.errors import ActivationError, ModelError
@@ -56,6 +57,7 @@ def collect_ranges(
     *,
     batch: int,
     levels: int = 256,
+    symmetric: bool = False,
 ) -> dict[str, Range]:
     """The range of each tensor over all samples.
 
@@ -68,6 +70,7 @@ def collect_ranges(
         percentile: share of the magnitudes within the range, in percent; for that method only.
         batch: most samples that run at once; 1 where the model takes no more.
         levels: how many integers will stand for a range.
+        symmetric: zero will be the middle of the integers; what counts of a range is its larger magnitude.
 
     Raises:
         ActivationError: a tensor gets NaN or infinity.
@@ -79,6 +82,8 @@ def collect_ranges(
     if method is CalibrationMethod.MINMAX:
         return _extremes(watch, tensors)
     observed = _histograms(watch, tensors)
+    if symmetric:
+        observed = {name: mirrored(seen) for name, seen in observed.items()}
     return {name: choose_range(observed[name], method, percentile, levels) for name in tensors}
 
 

@@ -106,6 +106,15 @@ def merge(first: Observation, second: Observation) -> Observation:
     return Observation(min(first.low, second.low), max(first.high, second.high), exponent, counts)
 
 
+def mirrored(observation: Observation) -> Observation:
+    """The same values and each with the other sign: what a range around zero is chosen for."""
+    if observation.empty:
+        return observation
+    largest = max(abs(observation.low), abs(observation.high))
+    counts = observation.counts + observation.counts[::-1]
+    return Observation(-largest, largest, observation.exponent, counts)
+
+
 def _counted(flat: npt.NDArray[np.float32], exponent: int) -> npt.NDArray[np.int64]:
     bins_per_unit = np.float32(math.ldexp(HALF, -exponent))
     counts = np.zeros(BINS, np.int64)

@@ -22,6 +22,7 @@ from packhorse_host.quantize.calibrate.observer import (
     Range,
     extremes,
     merge,
+    mirrored,
     observe,
 )
 
@@ -188,3 +189,21 @@ def test_more_precise_types_are_rounded_first() -> None:
 def test_a_number_too_large_for_single_precision_is_not_finite() -> None:
     with np.errstate(over="ignore"), pytest.raises(NotFiniteError):
         observe(np.array([1e300]))
+
+
+@given(values)
+def test_mirrored_values_are_those_of_both_signs(array: Floats) -> None:
+    seen, both = mirrored(observe(array)), observe(np.concatenate([array, -array]))
+    assert (seen.low, seen.high, seen.exponent) == (both.low, both.high, both.exponent)
+    # A value on the edge of a bin has its mirror image in the next one.
+    assert seen.counts.sum() == both.counts.sum()
+    assert np.abs(np.cumsum(seen.counts - both.counts)).max() <= len(array)
+    assert mirrored(NOTHING) is NOTHING
+
+
+@pytest.mark.parametrize("method", [CalibrationMethod.PERCENTILE, CalibrationMethod.ENTROPY])
+def test_the_range_of_mirrored_values_lies_around_zero(method: CalibrationMethod) -> None:
+    relu = np.maximum(np.random.default_rng(0).standard_normal(10_000), 0).astype(np.float32)
+    found = choose_range(mirrored(observe(relu)), method, 99.0)
+    assert found.low == -found.high
+    assert 0 < found.high < relu.max()

@@ -42,11 +42,11 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     recipe = request["recipe"]
     check_kind(program, recipe["name"])
     float_answers(program, request)
-    lowered = _lowered(_quantized(program, recipe, request))
+    lowered = lower(_quantized(program, recipe, request))
     Path(request["model"]).write_bytes(lowered)
     device_answers(request, "executorch")
     is_float = recipe["name"] in ("fp32", "qat_wi8_ai8")
-    float_bytes = len(lowered if is_float else _lowered(load_program(request["program"])))
+    float_bytes = len(lowered if is_float else lower(load_program(request["program"])))
     return {**count_kernels(lowered), "float_bytes": float_bytes}
 
 
@@ -125,7 +125,12 @@ def _configuration(recipe: Mapping[str, Any]) -> Any:
     return dataclasses.replace(configuration, input_activation=activations, output_activation=activations)
 
 
-def _lowered(program: Any) -> bytes:
+def lower(program: Any) -> bytes:
+    """The `.pte` file of an exported program, for XNNPACK as far as it goes.
+
+    Raises:
+        RefusedByTool: ExecuTorch does not take the program.
+    """
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
         XnnpackDynamicallyQuantizedPartitioner,
         XnnpackPartitioner,

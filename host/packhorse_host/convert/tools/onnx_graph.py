@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import types
+from collections.abc import Iterator
 from typing import Any
 
 from .refusal import RefusedByTool
@@ -15,18 +17,22 @@ def load_onnx(path: str) -> Any:
     Raises:
         RefusedByTool: an operator that onnx2torch does not know.
     """
-    _stand_in_for_torchvision()
     import onnx
-    from onnx2torch import convert
 
+    with _torchvision_stand_in():
+        from onnx2torch import convert
     try:
         return convert(onnx.load(path)).eval()
     except NotImplementedError as error:
         raise RefusedByTool(f"onnx2torch does not know an operator of the model: {error}") from error
 
 
-def _stand_in_for_torchvision() -> None:
-    """onnx2torch imports torchvision for two operators of detectors, which are not converted anyway."""
+@contextlib.contextmanager
+def _torchvision_stand_in() -> Iterator[None]:
+    """onnx2torch imports torchvision for two operators of detectors, which are not converted anyway.
+
+    It goes away again: exporters look for torchvision, and would take this for the real one.
+    """
 
     def missing(*_: Any, **__: Any) -> None:
         raise NotImplementedError("NonMaxSuppression and RoiAlign are not converted")
@@ -36,3 +42,7 @@ def _stand_in_for_torchvision() -> None:
         setattr(operators, name, missing)
     package.ops = operators  # type: ignore[attr-defined]
     sys.modules["torchvision"], sys.modules["torchvision.ops"] = package, operators
+    try:
+        yield
+    finally:
+        del sys.modules["torchvision"], sys.modules["torchvision.ops"]

@@ -78,6 +78,7 @@ def flat(answer: Any) -> list[Any]:
 
 def _exported(request: Mapping[str, Any]) -> Source:
     import torch
+    from torch.ao.quantization.fx import _decomposed  # noqa: F401 (registers what quantized programs call)
 
     try:
         program = torch.export.load(request["path"])

@@ -1,0 +1,1 @@
+"""What scripts/qat_sample runs: quantization-aware training of hard variants of the sample."""

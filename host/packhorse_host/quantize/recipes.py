@@ -94,9 +94,12 @@ def choose_recipe(name: str, profile: Profile, runtime: RuntimeName = "onnxrunti
     if wanted in _BY_NAME:
         return _BY_NAME[wanted]()
     if wanted == "static_wi8_ai8":
+        if fuses_as(profile) is Architecture.AARCH64:
+            return StaticWi8Ai8()
         # x86 has integer kernels for uint8 activations only; where residual additions share an int8 tensor
         # the runtime cannot turn it to uint8 and leaves the convolutions around it in floating point.
-        return StaticWi8Ai8(activation_type="int8" if fuses_as(profile) is Architecture.AARCH64 else "uint8")
+        # Without VNNI its fast products are exact for weights of 7 bits only; for others it takes slow ones.
+        return StaticWi8Ai8(activation_type="uint8", reduce_range=True)
     raise UnknownRecipeError(_why_not(wanted))
 
 

@@ -45,11 +45,14 @@ def test_auto_serves_every_profile_that_comes_along(name: str) -> None:
     assert choose_recipe("auto", found).name == found.recipe.name
 
 
-@pytest.mark.parametrize(("architecture", "activations"), [("aarch64", "int8"), ("x86_64", "uint8")])
-def test_static_suits_the_processor(architecture: str, activations: str) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "activations", "reduced"), [("aarch64", "int8", False), ("x86_64", "uint8", True)]
+)
+def test_static_suits_the_processor(architecture: str, activations: str, reduced: bool) -> None:
     recipe = choose_recipe("static_wi8_ai8", profile(architecture=architecture))
     assert isinstance(recipe, StaticWi8Ai8)
     assert recipe.activation_type == activations
+    assert recipe.reduce_range is reduced
     assert recipe.per_channel
     assert not recipe.symmetric_activations
 

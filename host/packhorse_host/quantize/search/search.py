@@ -209,6 +209,8 @@ class _Hunt:
         for method in (CalibrationMethod.PERCENTILE, CalibrationMethod.MSE, CalibrationMethod.ENTROPY):
             yield best_with(calibration=method), "perhaps outliers stretch the ranges"
         yield best_with(correct_bias=True), "perhaps rounding shifts the channels' means"
+        if static.reduce_range:
+            yield best_with(reduce_range=False), "perhaps 7 bits are too few for the weights"
 
     def _blame(self, static: StaticWi8Ai8, layers: Sequence[Layer]) -> list[Sensitivity]:
         """Sensitivity of each operator type."""

@@ -84,6 +84,14 @@ def test_a_setting_that_repairs_is_found(setting: dict[str, object]) -> None:
     assert repair(recipe) == 0.01
 
 
+def test_weights_get_their_full_range_back_where_nothing_else_repairs() -> None:
+    start = STATIC.model_copy(update={"reduce_range": True})
+    bench = convolutions(5, 5)
+    bench.repair = lambda recipe: 1.0 if recipe.reduce_range else 0.01
+    found = search(bench, start, start, FOREVER, lambda text: None)
+    assert found.recipe == STATIC
+
+
 def test_settings_that_repair_only_together_are_found() -> None:
     bench = convolutions(50, 50)
     bench.repair = lambda recipe: 0.1 ** (3 * recipe.equalize + 2 * recipe.correct_bias)

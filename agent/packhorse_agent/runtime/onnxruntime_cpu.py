@@ -83,14 +83,15 @@ def open_session(path: Path, requirement: RuntimeRequirement) -> OnnxRuntimeSess
     """
     providers = _choose_providers(requirement.providers)
     try:
-        session = ort.InferenceSession(str(path), _options(requirement.threads), providers=providers)
+        session = ort.InferenceSession(str(path), session_options(requirement.threads), providers=providers)
     except Exception as error:  # the binding raises classes of its own that share no other base
         raise ModelLoadError(f"ONNX Runtime does not load the model: {_first_line(error)}") from error
     session.disable_fallback()
     return OnnxRuntimeSession(session, _notes(requirement.providers, session.get_providers()[0]))
 
 
-def _options(threads: int) -> ort.SessionOptions:
+def session_options(threads: int) -> ort.SessionOptions:
+    """The options of every session, with at most `threads` threads, and no more than there are processors."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = min(threads, len(os.sched_getaffinity(0)))
     options.inter_op_num_threads = 1

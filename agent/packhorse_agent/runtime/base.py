@@ -12,7 +12,7 @@ from packhorse_agent.contract.manifest import RuntimeRequirement, TensorSpec
 from packhorse_agent.contract.profile import RuntimeName
 from packhorse_agent.runtime.datatypes import Array, Tensors
 from packhorse_agent.runtime.errors import ModelLoadError, RuntimeMissingError
-from packhorse_agent.runtime.installed import DISTRIBUTIONS, installed_runtimes
+from packhorse_agent.runtime.installed import DISTRIBUTIONS, HOW_TO_INSTALL, installed_runtimes
 
 _MODULES: Final[dict[RuntimeName, str]] = {
     "onnxruntime": "packhorse_agent.runtime.onnxruntime_cpu",
@@ -20,6 +20,7 @@ _MODULES: Final[dict[RuntimeName, str]] = {
     "tflite-runtime": "packhorse_agent.runtime.tflite_runtime",
     "executorch": "packhorse_agent.runtime.executorch",
     "pytorch-mobile": "packhorse_agent.runtime.pytorch_mobile",
+    "tensorrt": "packhorse_agent.runtime.tensorrt",
 }
 """Runtime → the module that brings it behind `Runtime`."""
 
@@ -110,7 +111,8 @@ def _runtime(requirement: RuntimeRequirement) -> Runtime:
     needed = f"{DISTRIBUTIONS[name][0]}>={requirement.minimum_version}"
     version = installed_runtimes().get(name)
     if version is None:
-        raise RuntimeMissingError(f"the runtime {name} is not installed: install {needed}")
+        how = HOW_TO_INSTALL.get(name, f"install {needed}")
+        raise RuntimeMissingError(f"the runtime {name} is not installed: {how}")
     if version_key(version) < version_key(requirement.minimum_version):
         raise RuntimeMissingError(f"{name} {version} is installed, the bundle needs {needed}")
     if name not in _MODULES:

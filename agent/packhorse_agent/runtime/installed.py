@@ -13,9 +13,16 @@ DISTRIBUTIONS: Final[dict[RuntimeName, tuple[str, ...]]] = {
     "tflite-runtime": ("tflite-runtime",),
     "executorch": ("executorch",),
     "pytorch-mobile": ("torch",),
-    "tensorrt": ("tensorrt", "tensorrt-lean"),
+    "tensorrt": ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
 }
 """Runtime → the distributions that bring it, any of which will do."""
+
+HOW_TO_INSTALL: Final[dict[RuntimeName, str]] = {
+    "tensorrt": "on JetPack 6 it comes with `apt install python3-libnvinfer`, and the worker's environment "
+    "must see the system's packages (`python3 -m venv --system-site-packages`); elsewhere "
+    "`pip install tensorrt`",
+}
+"""Where a package of that name from the registry is not the whole answer."""
 
 
 def installed_runtimes() -> dict[str, str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from packhorse_agent.contract.profile import RuntimeName
 from packhorse_agent.contract.recipe import Recipe
@@ -15,7 +15,7 @@ from packhorse_host.quantize import emit_litert, emit_onnxruntime
 from packhorse_host.quantize.graph import Architecture, KernelCounts, count_kernels
 from packhorse_host.quantize.litert_graph import count_integer_kernels
 from packhorse_host.quantize.prepare import prepare
-from packhorse_host.quantize.search.bench import Layer
+from packhorse_host.quantize.search.bench import Layer, StaticRecipe
 from packhorse_host.quantize.search.layers import layers_of
 from packhorse_host.quantize.search.litert_layers import litert_layers
 from packhorse_host.quantize.source import SourceModel
@@ -51,6 +51,18 @@ class Emitter(Protocol):
         """What can be quantized or left in floating point by name."""
 
 
+@runtime_checkable
+class PartEmitter(Protocol):
+    """An emitter that quantizes a part of a model far faster than by a recipe that names the rest."""
+
+    def emit_part(self, recipe: StaticRecipe, calibration: Samples, nodes: Collection[str]) -> bytes:
+        """The model with only `nodes` of what the recipe quantizes; good for measuring only.
+
+        Raises:
+            ActivationError, ModelError: as the emitter of the runtime says.
+        """
+
+
 @dataclass(frozen=True)
 class OnnxRuntimeEmitter:
     """ONNX models for ONNX Runtime."""
@@ -58,10 +70,15 @@ class OnnxRuntimeEmitter:
     source: FloatModel
     model_file: str = "model.onnx"
     tools: tuple[str, ...] = ("packhorse", "numpy", "onnx", "onnxruntime")
+    _memory: emit_onnxruntime.Memory = field(default_factory=emit_onnxruntime.Memory, compare=False)
 
     def emit(self, recipe: Recipe, calibration: Samples | None) -> bytes:
         """See `emit_onnxruntime.emit`."""
-        return emit_onnxruntime.emit(self._model, recipe, calibration)
+        return emit_onnxruntime.emit(self._model, recipe, calibration, self._memory)
+
+    def emit_part(self, recipe: StaticRecipe, calibration: Samples, nodes: Collection[str]) -> bytes:
+        """See `emit_onnxruntime.emit_part`."""
+        return emit_onnxruntime.emit_part(self._model, recipe, calibration, nodes, self._memory)
 
     def count_kernels(self, model: bytes, architecture: Architecture) -> KernelCounts:
         """After fusion, for the architecture."""

@@ -16,7 +16,7 @@ from packhorse_agent.contract.recipe import MixedWi8Ai8, Recipe
 from packhorse_agent.runtime.base import Session
 from packhorse_agent.runtime.datatypes import Array
 from packhorse_agent.runtime.golden import GoldenVectors, replay, worst_sqnr_db
-from packhorse_host.bundle.emitters import Emitter
+from packhorse_host.bundle.emitters import Emitter, PartEmitter
 from packhorse_host.bundle.machine import usable_cores
 from packhorse_host.bundle.request import Material, tensor_names
 from packhorse_host.errors import ConfigError
@@ -125,22 +125,24 @@ class Workbench:
         return self._damages[key]
 
     def _measured_damage(self, recipe: StaticRecipe, quantized: frozenset[str]) -> float:
-        kept = {node for layer in self.layers for node in layer.nodes} - quantized
-        partly = recipe
-        if kept:
-            settings = recipe.model_dump(exclude={"name"}) | {"float_nodes": tuple(sorted(kept))}
-            partly = MixedWi8Ai8.model_validate(settings)
-        # Ranges from the probes alone: what matters is which layers hurt more, not by how much exactly.
-        model = self._emitter.emit(partly, self._probes)
-        outputs = self._run(self._open(model, usable_cores()), self._probes)
+        outputs = self._run(self._open(self._partly(recipe, quantized), usable_cores()), self._probes)
         noise_db = worst_sqnr_db(self._fp32_on_probes, outputs)
         return 0.0 if noise_db is None else 10 ** (-noise_db / 10)
+
+    def _partly(self, recipe: StaticRecipe, quantized: frozenset[str]) -> bytes:
+        calibration = self._material.calibration
+        if isinstance(self._emitter, PartEmitter) and calibration is not None:
+            return self._emitter.emit_part(recipe, calibration, quantized)
+        kept = {node for layer in self.layers for node in layer.nodes} - quantized
+        settings = recipe.model_dump(exclude={"name"}) | {"float_nodes": tuple(sorted(kept))}
+        # Ranges from the probes alone: what matters is which layers hurt more, not by how much exactly.
+        return self._emitter.emit(MixedWi8Ai8.model_validate(settings) if kept else recipe, self._probes)
 
     @cached_property
     def _probes(self) -> Samples:
         # Noise power settles on fewer samples than scores do.
         data = self._material.calibration or self._pool
-        return data.take(candidates(data.count)[::4])
+        return data.take(candidates(data.count)[::8])
 
     @cached_property
     def _fp32_on_probes(self) -> dict[str, Array]:

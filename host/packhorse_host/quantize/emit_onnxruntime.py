@@ -9,10 +9,11 @@ products only.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 import onnx
@@ -21,6 +22,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+from packhorse_agent.contract.base import canonical_json
 from packhorse_agent.contract.recipe import (
     DynamicWi8Afp32,
     Fp16,
@@ -35,13 +37,14 @@ from packhorse_agent.contract.recipe import (
 )
 from packhorse_host.errors import PackhorseError
 from packhorse_host.evaluate.samples import Samples
-from packhorse_host.quantize.calibrate.collect import collect_ranges
 from packhorse_host.quantize.calibrate.graph import clipped_inputs, range_tensors
+from packhorse_host.quantize.calibrate.memory import RangeMemory
 from packhorse_host.quantize.calibrate.observer import Range
 from packhorse_host.quantize.delicate import final_probabilities, masking
 from packhorse_host.quantize.errors import CalibrationNeededError, ModelError
 from packhorse_host.quantize.graph import Level, optimized
 from packhorse_host.quantize.half import halve
+from packhorse_host.quantize.parts import quantized_in_part
 from packhorse_host.quantize.prepare import compact, prepare, unshare_weights
 from packhorse_host.quantize.source import SourceModel, standard_opset
 from packhorse_host.quantize.transform.bias import correct_bias
@@ -49,6 +52,7 @@ from packhorse_host.quantize.transform.equalize import equalize
 from packhorse_host.quantize.weight_only import eight_bit_weights, four_bit_weights
 
 StaticRecipe: TypeAlias = StaticWi8Ai8 | StaticWi8Ai16 | MixedWi8Ai8
+_Made = TypeVar("_Made")
 
 INTEGER_OPERATORS: Final = (
     "Add", "AveragePool", "Clip", "Concat", "Conv", "Flatten", "Gather", "Gemm", "GlobalAveragePool",
@@ -68,10 +72,41 @@ _TYPES: Final = {
 }
 
 
-def emit(source: SourceModel, recipe: Recipe, calibration: Samples | None) -> bytes:
+@dataclass
+class Memory:
+    """What several recipes for one model have in common, each made once; results are the same without it."""
+
+    ranges: RangeMemory = field(default_factory=RangeMemory)
+    _prepared: Any = None
+    _pairs: tuple[Hashable, Any, Any] | None = None
+
+    def prepared(self, source: SourceModel) -> Any:
+        """A copy of `prepare(source)`."""
+        if self._prepared is None:
+            self._prepared = prepare(source)
+        copy = onnx.ModelProto()
+        copy.CopyFrom(self._prepared)
+        return copy
+
+    def with_pairs(self, key: Hashable, make: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
+        """The float and the quantized model that `make` gives; those asked for last are kept."""
+        if self._pairs is None or self._pairs[0] != key:
+            self._pairs = (key, *make())
+        return self._pairs[1:]
+
+
+def emit(
+    source: SourceModel, recipe: Recipe, calibration: Samples | None, memory: Memory | None = None
+) -> bytes:
     """Quantize by a recipe; the result is a serialized ONNX model with the source's inputs and outputs.
 
     The same source, recipe and calibration give the same bytes on one kind of processor.
+
+    Args:
+        source: the float model.
+        recipe: how.
+        calibration: representative inputs.
+        memory: of the same source; makes further recipes cheaper.
 
     Raises:
         CalibrationNeededError: the recipe needs calibration and there is none.
@@ -82,11 +117,39 @@ def emit(source: SourceModel, recipe: Recipe, calibration: Samples | None) -> by
     if isinstance(recipe, Fp32):
         return source.data
     if isinstance(recipe, StaticWi8Ai8 | StaticWi8Ai16 | MixedWi8Ai8):
-        return _emitted(partial(_static, recipe, source, _needed(recipe, calibration)))
+        needed = _needed(recipe, calibration)
+        return _emitted(partial(_static, recipe, source, needed, memory or Memory()))
     if isinstance(recipe, QatWi8Ai8):
         # Weights that were trained as float with Q/DQ pairs become integers; the pairs of activations stay.
         return _emitted(lambda: optimized(source.data, Level.BASIC))
     return _emitted(lambda: _without_data(recipe, prepare(source)))
+
+
+def emit_part(
+    source: SourceModel, recipe: StaticRecipe, calibration: Samples, nodes: Collection[str], memory: Memory
+) -> bytes:
+    """The model with only `nodes` of what the recipe quantizes; names are long and biases uncorrected.
+
+    Args:
+        source: the float model.
+        recipe: what would be quantized by.
+        calibration: representative inputs.
+        nodes: names of nodes of the prepared graph.
+        memory: keeps the model with all pairs, which parts are cut out of.
+
+    Raises:
+        ActivationError: the float model makes NaN or infinity of the calibration data.
+        ModelError: the model does not quantize.
+    """
+    _check_kind(source, recipe)
+    key = canonical_json(recipe), calibration.sha256
+
+    def quantized() -> bytes:
+        make = partial(_floats_and_pairs, recipe, source, calibration, memory)
+        data: bytes = quantized_in_part(*memory.with_pairs(key, make), nodes).SerializeToString()
+        return data
+
+    return _translated(quantized)
 
 
 def _check_kind(source: SourceModel, recipe: Recipe) -> None:
@@ -122,13 +185,16 @@ def _without_data(
 
 
 def _emitted(quantize: Callable[[], Any]) -> bytes:
+    return compact(_translated(quantize))
+
+
+def _translated(quantize: Callable[[], _Made]) -> _Made:
     try:
-        model = quantize()
+        return quantize()
     except (OSError, PackhorseError):
         raise
     except Exception as error:  # whatever a quantizer of graphs raises on a graph it does not expect
         raise ModelError(f"ONNX Runtime does not quantize this model with this data: {error}") from error
-    return compact(model)
 
 
 def _dynamic(recipe: DynamicWi8Afp32, model: Any) -> Any:
@@ -148,24 +214,39 @@ def _dynamic(recipe: DynamicWi8Afp32, model: Any) -> Any:
         return onnx.load(path)
 
 
-def _static(recipe: StaticRecipe, source: SourceModel, calibration: Samples) -> Any:
-    model = equalize(prepare(source)) if recipe.equalize else prepare(source)
-    batch = 1 if source.one_at_a_time else CALIBRATION_BATCH
+def _static(recipe: StaticRecipe, source: SourceModel, calibration: Samples, memory: Memory) -> Any:
+    model, quantized = _floats_and_pairs(recipe, source, calibration, memory)
+    if not recipe.correct_bias:
+        return quantized
+    return correct_bias(model, quantized, calibration, batch=_batch(source))
+
+
+def _floats_and_pairs(
+    recipe: StaticRecipe, source: SourceModel, calibration: Samples, memory: Memory
+) -> tuple[Any, Any]:
+    """The prepared model, and a copy with Q/DQ pairs."""
+    model = memory.prepared(source)
+    if recipe.equalize:
+        model = equalize(model)
     operators = list(recipe.operators or INTEGER_OPERATORS)
     graph = model.graph
     excluded = [*final_probabilities(graph), *masking(graph), *_float_nodes(recipe, graph)]
     unshare_weights(model, operators, excluded)
-    ranges = collect_ranges(
+    ranges = memory.ranges.ranges(
         model,
         range_tensors(model, operators, excluded),
         calibration,
         recipe.calibration,
         recipe.percentile,
-        batch=batch,
+        function="equalized" if recipe.equalize else "as it came",
+        batch=_batch(source),
         levels=2**16 if recipe.activation_type in ("int16", "uint16") else 2**8,
     )
-    quantized = _with_pairs(model, recipe, ranges, operators, excluded)
-    return correct_bias(model, quantized, calibration, batch=batch) if recipe.correct_bias else quantized
+    return model, _with_pairs(model, recipe, ranges, operators, excluded)
+
+
+def _batch(source: SourceModel) -> int:
+    return 1 if source.one_at_a_time else CALIBRATION_BATCH
 
 
 def _with_pairs(

@@ -76,18 +76,19 @@ def collect_ranges(
         ActivationError: a tensor gets NaN or infinity.
         ModelError: ONNX Runtime does not load or run the model on these samples.
     """
-    if not tensors:
-        return {}
-    watch = _Watch(model, samples, batch)
     if method is CalibrationMethod.MINMAX:
-        return _extremes(watch, tensors)
-    observed = _histograms(watch, tensors)
+        return collect_extremes(model, tensors, samples, batch=batch)
+    observed = collect_observations(model, tensors, samples, batch=batch)
     if symmetric:
         observed = {name: mirrored(seen) for name, seen in observed.items()}
     return {name: choose_range(observed[name], method, percentile, levels) for name in tensors}
 
 
-def _extremes(watch: _Watch, tensors: Sequence[str]) -> dict[str, Range]:
+def collect_extremes(model: Any, tensors: Sequence[str], samples: Samples, *, batch: int) -> dict[str, Range]:
+    """Smallest and largest value of each tensor; arguments and errors as of `collect_ranges`."""
+    if not tensors:
+        return {}
+    watch = _Watch(model, samples, batch)
     sizes = _sizes(watch, tensors)
     watched = [name for name in tensors if sizes[name]]
     ranges: dict[str, Range] = {}
@@ -103,7 +104,13 @@ def _extremes(watch: _Watch, tensors: Sequence[str]) -> dict[str, Range]:
     return {name: ranges.get(name, Range(0.0, 0.0)) for name in tensors}
 
 
-def _histograms(watch: _Watch, tensors: Sequence[str]) -> dict[str, Observation]:
+def collect_observations(
+    model: Any, tensors: Sequence[str], samples: Samples, *, batch: int
+) -> dict[str, Observation]:
+    """Histogram of each tensor; arguments and errors as of `collect_ranges`."""
+    if not tensors:
+        return {}
+    watch = _Watch(model, samples, batch)
     sizes = _sizes(watch, tensors)
     observed = dict.fromkeys(tensors, NOTHING)
     for group in _groups(sizes):

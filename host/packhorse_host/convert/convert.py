@@ -82,11 +82,21 @@ def check_convertible(kind: SourceKind, runtime: RuntimeName) -> Works:
 
 def _as_it_is(source: Source, runtime: RuntimeName, _: Progress) -> FloatModel:
     if FORMATS[runtime] == "onnx":
-        return _read_onnx(source.path, runtime)
+        read = _read_onnx(source.path, runtime)
+        return _for_an_engine(read, source) if runtime == "tensorrt" else read
     data = source.path.read_bytes()
-    model = read_graph(data)
-    notes = ("is quantized already",) if is_quantized(model) else ()
+    notes = ("is quantized already",) if is_quantized(read_graph(data)) else ()
     return replace(_opened_tflite(data, runtime), notes=notes)
+
+
+def _for_an_engine(model: FloatModel, source: Source) -> FloatModel:
+    """The model, with a batch of one and all lengths fixed where another axis than the batch is free."""
+    if all(-1 not in spec.shape[1:] for spec in model.inputs):
+        return model
+    with tempfile.TemporaryDirectory(prefix="packhorse-") as scratch:
+        path = Path(scratch) / "model.onnx"
+        path.write_bytes(_fixed_shapes(model.data, source.inputs))
+        return _read_onnx(path, model.runtime)
 
 
 def _onnx_to_tflite(source: Source, runtime: RuntimeName, progress: Progress) -> FloatModel:
@@ -96,7 +106,7 @@ def _onnx_to_tflite(source: Source, runtime: RuntimeName, progress: Progress) ->
         path = Path(scratch) / "fixed.onnx"
         path.write_bytes(fixed)
         reference = _onnx_answers(path)
-        model = _through_torch(replace(source, path=path, inputs=_specs_of(path)), runtime, progress)
+        model = _through_torch(replace(source, path=path, inputs=read_source(path).inputs), runtime, progress)
     names = tuple(spec.name for spec in original.inputs), tuple(spec.name for spec in original.outputs)
     return _faithful(_renamed(model, *names), reference, "ONNX Runtime")
 
@@ -303,10 +313,6 @@ def _forget_names(value: Any) -> None:
     for dimension in value.type.tensor_type.shape.dim:
         if not dimension.HasField("dim_value"):
             dimension.Clear()
-
-
-def _specs_of(path: Path) -> tuple[TensorSpec, ...]:
-    return read_source(path).inputs
 
 
 def _onnx_answers(path: Path) -> _Reference:

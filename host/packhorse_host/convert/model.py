@@ -17,6 +17,7 @@ FORMATS: Final[dict[RuntimeName, Format]] = {
     "tflite-runtime": "tflite",
     "executorch": "pt2",
     "pytorch-mobile": "pt2",
+    "tensorrt": "onnx",
 }
 """Runtime → the form of the float model that its recipes start from."""
 

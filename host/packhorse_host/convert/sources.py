@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from packhorse_agent.contract.manifest import TensorSpec
-from packhorse_host.convert.model import FloatModel
+from packhorse_host.convert.model import FORMATS, FloatModel
 from packhorse_host.errors import BadInputError, ConfigError
 
 SourceKind = Literal[
@@ -89,7 +89,7 @@ def source_sha256(source: Source, model: FloatModel) -> str:
 
     A folder's digest is that over `PATH\\0SHA256\\0` of its files by ascending path.
     """
-    if source.kind == "onnx" and model.runtime == "onnxruntime":
+    if source.kind == "onnx" and FORMATS[model.runtime] == "onnx":
         return model.sha256
     if source.path.is_file():
         return _file_sha256(source.path)

@@ -68,7 +68,7 @@ SOURCES: Final = _TITLES
 _TORCH_KINDS: Final[tuple[SourceKind, ...]] = ("torch-exported", "torch-module", "state-dict", "torch-pickle")
 _TENSORFLOW_KINDS: Final[tuple[SourceKind, ...]] = ("keras", "saved-model")
 
-_NOT_YET: Final = Refused("not built yet", "pack for onnxruntime or litert")
+_ENGINE: Final = "; the device builds the engine"
 _TFLITE_IS_AN_END: Final = Refused(
     "its operators are fused and laid out for TensorFlow Lite, and nothing turns them back faithfully",
     "pack it for litert, or start from the model that it was made from",
@@ -96,7 +96,7 @@ def _onnx() -> dict[RuntimeName, Cell]:
             "onnx2torch, torch.export, then TorchScript's lite form (legacy); batch of 1",
             ("torch",),
         ),
-        "tensorrt": _NOT_YET,
+        "tensorrt": Works("as-it-is", "taken as it is" + _ENGINE),
     }
 
 
@@ -124,7 +124,7 @@ def _tensorflow() -> dict[RuntimeName, Cell]:
         ),
         "executorch": _TENSORFLOW_TO_TORCH,
         "pytorch-mobile": _TENSORFLOW_TO_TORCH,
-        "tensorrt": _NOT_YET,
+        "tensorrt": Works("tensorflow-to-onnx", "tf2onnx" + _ENGINE, ("tensorflow",)),
     }
 
 
@@ -147,7 +147,7 @@ def _torch() -> dict[RuntimeName, Cell]:
             "torch.export, then TorchScript's lite form (legacy); the batch of its example inputs",
             ("torch",),
         ),
-        "tensorrt": _NOT_YET,
+        "tensorrt": Works("torch-to-onnx", "torch.onnx" + _ENGINE, ("torch",)),
     }
 
 

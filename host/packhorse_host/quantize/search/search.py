@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from packhorse_agent.contract.base import canonical_json
@@ -172,16 +173,21 @@ class _Hunt:
         base = self._base(static, products)
         if base is None:
             return
+        for repair in self._repairs(base, layers):
+            if not self._enough:
+                repair()
+
+    def _repairs(self, base: StaticWi8Ai8, layers: Sequence[Layer]) -> list[Callable[[], None]]:
+        """The likely ones first; correcting biases takes longest, and mends convolutions above all."""
         blame = self._blame(base, layers)
         elsewhere = sum(each.damage for each in blame if each.layers[0].operator != "Conv")
-        repairs = [self._repair_operators, self._repair_ranges]
+        operators = partial(self._repair_operators, base, blame)
+        ranges = partial(self._repair, self._range_repairs(base))
+        biases = partial(self._repair, self._bias_repairs(base))
+        mix = partial(self._mix, layers)
         if elsewhere < MOST * sum(each.damage for each in blame):
-            repairs.reverse()
-        for repair in repairs:
-            if not self._enough:
-                repair(base, blame)
-        if not self._enough:
-            self._mix(layers)
+            return [ranges, biases, operators, mix]
+        return [operators, ranges, mix, biases]
 
     def _base(self, static: StaticWi8Ai8, products: StaticWi8Ai8 | None) -> StaticWi8Ai8 | None:
         """What repairs start from: all operators, unless those that multiply do far better alone."""
@@ -193,24 +199,25 @@ class _Hunt:
         ahead_db = (second.sqnr_db or 0.0) - (first.sqnr_db or 0.0)
         return products if ahead_db > FAR_BETTER_DB else static
 
-    def _repair_ranges(self, static: StaticWi8Ai8, blame: Sequence[Sensitivity]) -> None:
-        for recipe, reason in self._range_repairs(static):
+    def _repair(self, candidates: Iterator[tuple[Recipe, str]]) -> None:
+        for recipe, reason in candidates:
             if self._try(recipe, reason).holds and not self._goal.thorough:
                 return
 
     def _range_repairs(self, static: StaticWi8Ai8) -> Iterator[tuple[Recipe, str]]:
         """Each on top of the best so far."""
-
-        def best_with(**changes: object) -> StaticWi8Ai8:
-            best = self._best_static(lambda recipe: recipe.operators == static.operators)
-            return (best or static).model_copy(update=changes)
-
-        yield best_with(equalize=True), "perhaps channels differ too much in scale"
+        yield self._best_with(static, equalize=True), "perhaps channels differ too much in scale"
         for method in (CalibrationMethod.PERCENTILE, CalibrationMethod.MSE, CalibrationMethod.ENTROPY):
-            yield best_with(calibration=method), "perhaps outliers stretch the ranges"
-        yield best_with(correct_bias=True), "perhaps rounding shifts the channels' means"
+            yield self._best_with(static, calibration=method), "perhaps outliers stretch the ranges"
         if static.reduce_range:
-            yield best_with(reduce_range=False), "perhaps 7 bits are too few for the weights"
+            yield self._best_with(static, reduce_range=False), "perhaps 7 bits are too few for the weights"
+
+    def _bias_repairs(self, static: StaticWi8Ai8) -> Iterator[tuple[Recipe, str]]:
+        yield self._best_with(static, correct_bias=True), "perhaps rounding shifts the channels' means"
+
+    def _best_with(self, static: StaticWi8Ai8, **changes: object) -> StaticWi8Ai8:
+        best = self._best_static(lambda recipe: recipe.operators == static.operators)
+        return (best or static).model_copy(update=changes)
 
     def _blame(self, static: StaticWi8Ai8, layers: Sequence[Layer]) -> list[Sensitivity]:
         """Sensitivity of each operator type."""

@@ -40,4 +40,5 @@ class Measurement(WireDocument):
     """Median FP32 latency divided by median bundle latency: above 1 the bundle is faster."""
     speedup_ci95: Interval
     verified: bool
-    """The machine has the architecture of the bundle's profile; otherwise the figures are only shown."""
+    """The machine has the architecture of the bundle's profile and the bundle's runtime; otherwise the
+    figures are only shown."""

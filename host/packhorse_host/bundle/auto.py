@@ -11,6 +11,7 @@ from packhorse_host.bundle.machine import usable_cores
 from packhorse_host.bundle.request import PackRequest, Target
 from packhorse_host.bundle.workbench import Announce, Workbench
 from packhorse_host.evaluate.latency import Race
+from packhorse_host.evaluate.stand_in import STAND_INS
 from packhorse_host.quantize.graph import Architecture, KernelCounts
 from packhorse_host.quantize.search.bench import Layer, Score, StaticRecipe
 from packhorse_host.quantize.search.policy import DEFAULT_MAX_DROP_POINTS, Budget
@@ -24,7 +25,7 @@ class ProfileBench:
     workbench: Workbench
     architecture: Architecture
     race_threads: int | None
-    """None: this machine has not the devices' architecture, and a race here would tell nothing."""
+    """None: this machine has not the devices' architecture or runtime, and a race here would tell nothing."""
 
     def layers(self) -> Sequence[Layer]:
         """What can be quantized, in the order of the graph."""
@@ -79,6 +80,9 @@ class Auto:
         return result
 
     def _bench(self, target: Target) -> ProfileBench:
-        own = machine_facts().architecture in target.profile.compatible.architectures
+        own = (
+            machine_facts().architecture in target.profile.compatible.architectures
+            and target.requirement.name not in STAND_INS
+        )
         threads = min(target.requirement.threads, usable_cores()) if own else None
         return ProfileBench(self._workbench, target.architecture, threads)

@@ -11,7 +11,7 @@ from packhorse_agent.contract.profile import RuntimeName
 from packhorse_agent.contract.recipe import Recipe
 from packhorse_host.convert.model import FloatModel
 from packhorse_host.evaluate.samples import Samples
-from packhorse_host.quantize import emit_litert, emit_onnxruntime
+from packhorse_host.quantize import emit_litert, emit_onnxruntime, emit_tensorrt
 from packhorse_host.quantize.graph import Architecture, KernelCounts, count_kernels
 from packhorse_host.quantize.litert_graph import count_integer_kernels
 from packhorse_host.quantize.prepare import prepare
@@ -19,6 +19,7 @@ from packhorse_host.quantize.search.bench import Layer, StaticRecipe
 from packhorse_host.quantize.search.layers import layers_of
 from packhorse_host.quantize.search.litert_layers import litert_layers
 from packhorse_host.quantize.source import SourceModel
+from packhorse_host.quantize.tensorrt_graph import OPERATORS
 
 
 class Emitter(Protocol):
@@ -90,8 +91,28 @@ class OnnxRuntimeEmitter:
 
     @property
     def _model(self) -> SourceModel:
-        source = self.source
-        return SourceModel(source.data, source.sha256, source.inputs, source.outputs)
+        return _onnx(self.source)
+
+
+@dataclass(frozen=True)
+class TensorRtEmitter:
+    """ONNX models with explicit pairs for TensorRT."""
+
+    source: FloatModel
+    model_file: str = "model.onnx"
+    tools: tuple[str, ...] = ("packhorse", "numpy", "onnx", "onnxruntime")
+
+    def emit(self, recipe: Recipe, calibration: Samples | None) -> bytes:
+        """See `emit_tensorrt.emit`."""
+        return emit_tensorrt.emit(_onnx(self.source), recipe, calibration)
+
+    def count_kernels(self, model: bytes, _: Architecture) -> KernelCounts:
+        """By the pairs in the graph: there is no engine here."""
+        return emit_tensorrt.count_kernels(model)
+
+    def layers(self) -> tuple[Layer, ...]:
+        """Of the prepared graph."""
+        return layers_of(prepare(_onnx(self.source)), tuple(OPERATORS))
 
 
 @dataclass(frozen=True)
@@ -116,10 +137,14 @@ class LitertEmitter:
 
 
 _EMITTERS: Final[Mapping[RuntimeName, Callable[[FloatModel], Emitter]]] = MappingProxyType(
-    {"onnxruntime": OnnxRuntimeEmitter, "litert": LitertEmitter}
+    {"onnxruntime": OnnxRuntimeEmitter, "litert": LitertEmitter, "tensorrt": TensorRtEmitter}
 )
 
 
 def emitter_for(source: FloatModel) -> Emitter:
     """The emitter of the runtime that a float model is for, one of `recipes.PACKABLE_RUNTIMES`."""
     return _EMITTERS[source.runtime](source)
+
+
+def _onnx(source: FloatModel) -> SourceModel:
+    return SourceModel(source.data, source.sha256, source.inputs, source.outputs)

@@ -26,6 +26,8 @@ from packhorse_host.bundle.machine import measuring_machine, usable_cores
 from packhorse_host.bundle.request import Material, PackRequest, Target, plan, read_material
 from packhorse_host.bundle.rules import broken_rules, notices, refuse
 from packhorse_host.bundle.workbench import Announce, Workbench
+from packhorse_host.evaluate.stand_in import runs_here
+from packhorse_host.quantize import emit_tensorrt
 from packhorse_host.quantize.recipes import AUTO
 from packhorse_host.quantize.search.search import SearchResult
 
@@ -113,6 +115,8 @@ def _pack_one(
     folder = writer.stage(BundleContent(manifest, {entry.file: data for entry, data in files}, measurement))
     said = [f"overridden by --allow: {text}" for text in broken.values()]
     said += notices(target.recipe, evidence, measurement)
+    if target.requirement.name == "tensorrt":
+        said += emit_tensorrt.NOTES
     if search and search.out_of_time:
         said.append(
             f"the search ended after --search-seconds {request.search_seconds:g}; more may find better"
@@ -188,7 +192,7 @@ def _manifest(
 
 
 def _measure(manifest: Manifest, bench: Workbench, target: Target) -> Measurement:
-    runtime = target.requirement.name
+    runtime = runs_here(target.requirement).name
     threads = min(target.requirement.threads, usable_cores())
     machine = measuring_machine(runtime, installed_runtimes()[runtime], threads)
     timed = bench.race(target.recipe, threads)
@@ -199,5 +203,6 @@ def _measure(manifest: Manifest, bench: Workbench, target: Target) -> Measuremen
         bundle=timed.bundle,
         speedup=timed.speedup,
         speedup_ci95=timed.speedup_ci95,
-        verified=machine.architecture in target.profile.compatible.architectures,
+        verified=runtime == target.requirement.name
+        and machine.architecture in target.profile.compatible.architectures,
     )

@@ -18,7 +18,7 @@ from packhorse_host.bundle.descriptions import encode_labels, read_labels, read_
 from packhorse_host.bundle.rules import Rule
 from packhorse_host.bundle.settings import Settings
 from packhorse_host.convert.convert import check_convertible, convertible, float_model
-from packhorse_host.convert.model import FloatModel
+from packhorse_host.convert.model import FORMATS, FloatModel
 from packhorse_host.convert.sources import Source, recognise, source_sha256
 from packhorse_host.errors import ConfigError
 from packhorse_host.evaluate import read as data
@@ -213,7 +213,7 @@ def _calibration(
         how = parse_preprocessing(
             read_preprocessing(request.preprocessing, model.inputs), str(request.preprocessing)
         )
-    if model.runtime != "onnxruntime":
+    if FORMATS[model.runtime] != "onnx":
         raise ConfigError(f"--data-free reads an ONNX graph: it is not to be had for {model.runtime}")
     source = SourceModel(model.data, model.sha256, model.inputs, model.outputs)
     made = synthesize(source, how, SAMPLES + CANDIDATES)

@@ -33,6 +33,7 @@ from packhorse_host.evaluate.metrics.registry import needed_truth
 from packhorse_host.evaluate.read import read_evaluation, read_preprocessing
 from packhorse_host.evaluate.runner import run_batches
 from packhorse_host.evaluate.samples import LabelledSamples
+from packhorse_host.evaluate.stand_in import runs_here
 
 BATCH: Final = 32
 """Samples that run at once where the model leaves it free."""
@@ -90,7 +91,7 @@ def open_subject(path: Path) -> Subject:
         bundle = verify_bundle_folder(path)
         manifest = bundle.manifest
         files = {each.artifact.role: each.path for each in bundle.artifacts}
-        requirement = manifest.runtime.model_copy(update={"providers": (), "threads": cores})
+        requirement = runs_here(manifest.runtime).model_copy(update={"threads": cores})
         session = open_model(files[ArtifactRole.MODEL], requirement, manifest.inputs, manifest.outputs)
         return Subject(path, session, files.get(ArtifactRole.PREPROCESSING))
     if not path.exists():

@@ -13,6 +13,7 @@ from packhorse_agent.runtime.base import Session, open_model
 from packhorse_agent.runtime.datatypes import Array
 from packhorse_host.evaluate.errors import DataMismatchError
 from packhorse_host.evaluate.samples import Samples
+from packhorse_host.evaluate.stand_in import runs_here
 
 
 def open_session(
@@ -21,7 +22,7 @@ def open_session(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
 ) -> Session:
-    """Open a serialized model with the device's own runtime module, on the CPU.
+    """Open a serialized model with the device's own runtime module, on the CPU; see `stand_in` for others.
 
     Raises:
         RuntimeMissingError: the runtime is not installed, or too old.
@@ -30,7 +31,7 @@ def open_session(
     with tempfile.TemporaryDirectory(prefix="packhorse-") as folder:
         path = Path(folder) / "model"
         path.write_bytes(model)
-        return open_model(path, requirement.model_copy(update={"providers": ()}), inputs, outputs)
+        return open_model(path, runs_here(requirement), inputs, outputs)
 
 
 def run_all(session: Session, samples: Samples, batch: int, outputs: Sequence[str]) -> dict[str, Array]:

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+import onnx
+
 from packhorse_agent.contract.recipe import Fp32, MixedWi8Ai8, Recipe, StaticWi8Ai8
 from packhorse_host.errors import PackhorseError
 from packhorse_host.evaluate.samples import Samples
@@ -22,10 +24,11 @@ from packhorse_host.quantize.calibrate.collect import collect_ranges
 from packhorse_host.quantize.delicate import final_probabilities, masking
 from packhorse_host.quantize.emit_onnxruntime import CALIBRATION_BATCH
 from packhorse_host.quantize.errors import CalibrationNeededError, ModelError, UnsupportedRecipeError
+from packhorse_host.quantize.graph import KernelCounts
 from packhorse_host.quantize.half import halve
 from packhorse_host.quantize.prepare import compact, prepare, unshare_weights
 from packhorse_host.quantize.source import SourceModel
-from packhorse_host.quantize.tensorrt_graph import OPERATORS, place_pairs
+from packhorse_host.quantize.tensorrt_graph import OPERATORS, count_quantized, place_pairs
 from packhorse_host.quantize.tensorrt_pairs import insert_pairs, with_biases
 from packhorse_host.quantize.transform.bias import correct_bias
 from packhorse_host.quantize.transform.equalize import equalize
@@ -69,7 +72,7 @@ def emit(source: SourceModel, recipe: Recipe, calibration: Samples | None) -> by
         ModelError: the model does not quantize, is quantized already, or is not where the recipe says so.
     """
     _check_fit(recipe)
-    if source.quantized:
+    if source.quantized or count_kernels(source.data).conversions:
         raise ModelError(
             f"recipe {recipe.name} wants a float model, and this one is quantized already; "
             "start from the float model, or pack this one for onnxruntime with --recipe qat_wi8_ai8"
@@ -85,6 +88,11 @@ def emit(source: SourceModel, recipe: Recipe, calibration: Samples | None) -> by
         raise
     except Exception as error:  # whatever a converter of graphs raises on a graph it does not expect
         raise ModelError(f"the model does not become one for TensorRT: {error}") from error
+
+
+def count_kernels(model: bytes) -> KernelCounts:
+    """Nodes of a serialized model that compute, and those with pairs; see `NOTES`."""
+    return count_quantized(onnx.load_model_from_string(model))
 
 
 def _check_fit(recipe: Recipe) -> None:

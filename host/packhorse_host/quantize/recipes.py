@@ -25,7 +25,7 @@ from packhorse_host.quantize.errors import UnknownRecipeError, UnservedProfileEr
 from packhorse_host.quantize.graph import Architecture
 
 AUTO: Final = "auto"
-PACKABLE_RUNTIMES: Final[tuple[RuntimeName, ...]] = ("onnxruntime", "litert")
+PACKABLE_RUNTIMES: Final[tuple[RuntimeName, ...]] = ("onnxruntime", "litert", "tensorrt")
 """Runtimes that an emitter exists for."""
 
 _BY_NAME: Final[Mapping[str, Callable[[], Recipe]]] = {
@@ -93,6 +93,8 @@ def choose_recipe(name: str, profile: Profile, runtime: RuntimeName = "onnxrunti
         return _FOR_LITERT[wanted]()
     if wanted in _BY_NAME:
         return _BY_NAME[wanted]()
+    if runtime == "tensorrt" and wanted == "static_wi8_ai8":
+        return StaticWi8Ai8(symmetric_activations=True)
     if wanted == "static_wi8_ai8":
         if fuses_as(profile) is Architecture.AARCH64:
             return StaticWi8Ai8()

@@ -123,7 +123,10 @@ class _Writer:
         self._constant(f"{prefix}/int8", steps)
         self._constant(f"{prefix}/scale", scale.reshape(-1) if axis is not None else scale.reshape(()))
         attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
-        inputs = [f"{prefix}/int8", f"{prefix}/scale"]
+        # Zero points may be left out or shared, but not with ONNX Runtime's exact kernels on x86: it puts one
+        # of the wrong length there, or does not load the model.
+        self._constant(f"{prefix}/zero", np.zeros(scale.shape if axis is None else scale.size, np.int8))
+        inputs = [f"{prefix}/{part}" for part in ("int8", "scale", "zero")]
         return self._add("DequantizeLinear", inputs, f"{prefix}/weight", **attributes)
 
     def activation(self, place: Place) -> str:

@@ -278,7 +278,7 @@ def test_requests_that_make_no_sense(data: Path, tmp_path: Path, changes: dict[s
 
 
 def test_one_profile_that_no_runtime_serves_stops_all(data: Path, tmp_path: Path) -> None:
-    unserved = profile("engine", runtimes=[{"name": "tensorrt", "minimum_version": "10.3"}])
+    unserved = profile("engine", runtimes=[{"name": "pytorch-mobile", "minimum_version": "2.0"}])
     with pytest.raises(UnservedProfileError, match="`engine`"):
         packed(request(data, tmp_path / "out", profile(), unserved))
     assert not (tmp_path / "out").exists()

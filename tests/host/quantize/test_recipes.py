@@ -23,18 +23,18 @@ from packhorse_host.quantize.errors import UnknownRecipeError, UnservedProfileEr
 from packhorse_host.quantize.recipes import choose_recipe, choose_runtime, needs_calibration
 from tests.host.float_models import profile
 
-TENSORRT = {"name": "tensorrt", "minimum_version": "10.3"}
+MOBILE = {"name": "pytorch-mobile", "minimum_version": "2.0"}
 ONNXRUNTIME = {"name": "onnxruntime", "minimum_version": "1.20"}
 
 
 def test_the_first_runtime_that_can_be_packed_for() -> None:
-    chosen = choose_runtime(profile(runtimes=[TENSORRT, ONNXRUNTIME]))
+    chosen = choose_runtime(profile(runtimes=[MOBILE, ONNXRUNTIME]))
     assert chosen.name == "onnxruntime"
 
 
 def test_a_profile_that_no_runtime_serves() -> None:
-    with pytest.raises(UnservedProfileError, match=r"`board` is served by tensorrt only") as caught:
-        choose_runtime(profile(runtimes=[TENSORRT]))
+    with pytest.raises(UnservedProfileError, match=r"`board` is served by pytorch-mobile only") as caught:
+        choose_runtime(profile(runtimes=[MOBILE]))
     assert caught.value.exit_code is ExitCode.BAD_INPUT
 
 

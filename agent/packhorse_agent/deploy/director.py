@@ -81,7 +81,8 @@ class Director:
                 self._want(outcome)
                 return False
         except EnvironmentFaultError as error:
-            self._refused = f"newer metadata cannot be stored: {error}"
+            self._refused = f"newer metadata cannot be taken in: {error}"
+            _log.warning("%s; next try in %.0f s", self._refused, RETRY_PAUSE_S)
             self._retry_later()
             return False
         except AgentError as error:

@@ -367,7 +367,9 @@ def test_metadata_that_cannot_be_fetched_is_asked_for_again_later(world: World) 
     assert set(world.downloader.wanted) == {digest}
 
 
-def test_metadata_is_accepted_once_the_disk_takes_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metadata_is_accepted_once_the_disk_takes_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def full(*_: object) -> None:
         raise StorageFullError("No space left on device")
 
@@ -377,6 +379,7 @@ def test_metadata_is_accepted_once_the_disk_takes_it(world: World, monkeypatch: 
         patch.setattr(TrustKeeper, "_keep", full)
         assert world.director.offer(world.fleet.files()) is False
     assert "No space left" in world.director.problem
+    assert "No space left" in caplog.text
     world.now_s += RETRY_PAUSE_S
     assert world.director.tick()
     assert world.director.problem == ""

@@ -246,7 +246,7 @@ def test_a_full_disk_ends_nothing_that_serves(tmp_path: Path, small_disk: Path, 
             agent.wait_for(connected=True)
             files = encode_trust_set(device.simulator.files())
             listener.say(topic, files)
-            wait_until(lambda: "cannot be stored" in agent.status()["metadata_problem"], 30, 0.05)
+            wait_until(lambda: "cannot be taken in" in agent.status()["metadata_problem"], 30, 0.05)
             (small_disk / "ballast").unlink()
             listener.say(topic, files)
             agent.wait_for(metadata_version=1)

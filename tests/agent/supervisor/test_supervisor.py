@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from packhorse_agent.config import load_config
@@ -49,6 +49,7 @@ def test_no_message_raises(supervisor: Supervisor, topic: str, content: bytes) -
     supervisor._take(Message(topic, content))
 
 
+@settings(max_examples=10)  # each starts a verifier; what it makes of any bytes is tested in its own process
 @given(files=st.dictionaries(st.sampled_from(["timestamp.json", "1.snapshot.json"]), st.binary(max_size=300)))
 def test_no_trust_set_raises(supervisor: Supervisor, files: dict[str, bytes]) -> None:
     supervisor._take(Message(TOPICS[0], encode_trust_set(files)))

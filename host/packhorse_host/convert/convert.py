@@ -29,6 +29,7 @@ from packhorse_host.evaluate.vectors import synthesized
 from packhorse_host.quantize.errors import ModelError
 from packhorse_host.quantize.graph import Level, optimized
 from packhorse_host.quantize.litert_graph import is_quantized, read_graph, shorten_names, sign, write_graph
+from packhorse_host.quantize.prepare import drop_unused_operator_sets
 from packhorse_host.quantize.source import read_source
 
 FIDELITY_MIN_DB: Final = 60.0
@@ -116,8 +117,7 @@ def _torch_to_tflite(source: Source, runtime: RuntimeName, progress: Progress) -
         reference_file = Path(scratch) / "vectors.npz"
         model = _through_torch(source, runtime, progress, reference_file)
         reference = _load_reference(reference_file)
-    names = tuple(reference.inputs), tuple(reference.outputs)
-    return _faithful(_renamed(model, *names), reference, "PyTorch")
+    return _faithful(_renamed(model, list(reference.inputs), list(reference.outputs)), reference, "PyTorch")
 
 
 def _through_torch(
@@ -291,8 +291,9 @@ def _fixed_shapes(data: bytes, given: Sequence[TensorSpec]) -> bytes:
     for value in model.graph.output:
         _forget_names(value)
     del model.graph.value_info[:]
-    fixed: bytes = optimized(model.SerializeToString(), Level.BASIC).SerializeToString()
-    return fixed
+    fixed = optimized(model.SerializeToString(), Level.BASIC)
+    drop_unused_operator_sets(fixed)
+    return bytes(fixed.SerializeToString())
 
 
 def _fix_axes(value: Any, lengths: Sequence[int]) -> None:
@@ -327,8 +328,7 @@ def _made_up(model: FloatModel) -> Mapping[str, Array]:
     Raises:
         ConversionFailedError: an axis but the first is free.
     """
-    samples = synthesized(model.inputs, 1)
-    if samples is None:
+    if (samples := synthesized(model.inputs, 1)) is None:
         raise ConversionFailedError("the model has a free axis besides the batch: fix its length")
     return samples.arrays
 

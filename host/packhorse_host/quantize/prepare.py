@@ -23,7 +23,8 @@ ONNX Runtime's quantizer adds `_scale`, `2` and other endings to names without l
 called that already; with this, none is.
 """
 
-_PRODUCTS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_TABLES: Final = frozenset({"Gather"})
+_FLOATS: Final = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 
 
 def prepare(source: SourceModel) -> Any:
@@ -47,27 +48,29 @@ def prepare(source: SourceModel) -> Any:
 
 
 def unshare_weights(model: Any, operators: Collection[str], excluded: Collection[str]) -> None:
-    """Give each product that will be quantized a weight of its own, in place.
+    """Give each node that will be quantized constants of its own, in place; tables that are looked up in stay.
 
     ONNX Runtime 1.32 with exact kernels on x86 (`session.x64quantprecision`) does not load a model in which
-    two integer kernels share a weight: "Attempt to replace the existing tensor".
+    two integer kernels share a constant: "Attempt to replace the existing tensor".
 
     Args:
         operators: the types of operators that are quantized.
         excluded: names of nodes that are not.
     """
-    quantized = _PRODUCTS.intersection(operators)
+    quantized = {*operators} - _TABLES
     graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type in _FLOATS}
     taken: set[str] = set()
     for node in graph.node:
-        name = node.input[1] if node.op_type in quantized and node.name not in excluded else ""
-        if name in taken:
-            own = graph.initializer.add()
-            own.CopyFrom(constants[name])
-            own.name = node.input[1] = f"{name}{node.name}{INNER}"
-        elif name in constants:
-            taken.add(name)
+        if node.op_type not in quantized or node.name in excluded:
+            continue
+        for position, name in enumerate(node.input):
+            if name in taken:
+                own = graph.initializer.add()
+                own.CopyFrom(constants[name])
+                own.name = node.input[position] = f"{name}{node.name}{position}{INNER}"
+            elif name in constants:
+                taken.add(name)
 
 
 def compact(model: Any) -> bytes:
@@ -78,7 +81,7 @@ def compact(model: Any) -> bytes:
     graph = model.graph
     del graph.value_info[:], model.metadata_props[:], graph.metadata_props[:]
     model.doc_string = graph.doc_string = ""
-    _drop_unused_operator_sets(model)
+    drop_unused_operator_sets(model)
     if not _has_subgraphs(graph):
         _shorten_names(graph)
     data: bytes = model.SerializeToString(deterministic=True)
@@ -100,8 +103,11 @@ def _raised(model: Any) -> Any:
     return raised
 
 
-def _drop_unused_operator_sets(model: Any) -> None:
-    # The optimizer stamps all that its own version knows; an older runtime refuses newer versions.
+def drop_unused_operator_sets(model: Any) -> None:
+    """Take back, in place, the operator sets that nobody uses.
+
+    The optimizer stamps all that its own version knows; an older runtime refuses newer versions.
+    """
     used = {node.domain for node in all_nodes(model.graph)} | {"", "ai.onnx"}
     kept = [entry for entry in model.opset_import if entry.domain in used or model.functions]
     del model.opset_import[:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
@@ -42,6 +43,8 @@ def test_a_free_batch_stays_free(tmp_path: Path) -> None:
 
 def test_another_free_axis_gets_its_length(tmp_path: Path) -> None:
     model = float_model(recognise(free_axis(tmp_path), inputs=LENGTHS), "tensorrt", silently)
+    imported = onnx.load_model_from_string(model.data).opset_import
+    assert [entry.domain for entry in imported] == [""], "as the source, which an older reader knows"
     assert (model.runtime, model.inputs[0].shape, model.outputs[0].shape) == ("tensorrt", (1, 5), (1, 5))
     x = np.arange(5, dtype=np.float32)[None] - 2
     np.testing.assert_array_equal(

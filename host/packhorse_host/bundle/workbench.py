@@ -231,7 +231,8 @@ class Workbench:
         return compare(self._material.metric, reference, outputs, evaluation.truth, evaluation.sha256)
 
     def _run(self, session: Session, samples: Samples) -> dict[str, Array]:
-        return run_all(session, samples, self._batch, tensor_names(self._source.outputs))
+        batch = min(self._batch, samples.count)  # a batch is filled up, and all of it runs
+        return run_all(session, samples, batch, tensor_names(self._source.outputs))
 
     @property
     def _batch(self) -> int:

@@ -48,7 +48,7 @@ def prepare(source: SourceModel) -> Any:
 
 
 def unshare_weights(model: Any, operators: Collection[str], excluded: Collection[str]) -> None:
-    """Give each node that will be quantized constants of its own, in place; tables that are looked up in stay.
+    """Give each node that will be quantized constants of its own, in place, but for tables to look up in.
 
     ONNX Runtime 1.32 with exact kernels on x86 (`session.x64quantprecision`) does not load a model in which
     two integer kernels share a constant: "Attempt to replace the existing tensor".

@@ -139,16 +139,18 @@ def dividing() -> Any:
 
 
 def sharing() -> Any:
-    """Three products and two convolutions that have their weights in common."""
+    """Three products, two sums and two convolutions that have their constants in common."""
     nodes = [
         helper.make_node("Identity", ["x"], ["x0"]),
         *(node for turn in range(3) for node in _turn(turn)),
-        helper.make_node("Unsqueeze", ["x3", "axis"], ["row"]),
+        helper.make_node("Add", ["x3", "shift"], ["sum"]),
+        helper.make_node("Add", ["sum", "shift"], ["total"]),
+        helper.make_node("Unsqueeze", ["total", "axis"], ["row"]),
         helper.make_node("Conv", ["row", "kernel"], ["first"], pads=[1, 1]),
         helper.make_node("Conv", ["first", "kernel"], ["second"], pads=[1, 1]),
         helper.make_node("Squeeze", ["second", "axis"], ["y"]),
     ]
-    constants = [weights("same", WIDTH, WIDTH), weights("kernel", 1, 1, 3)]
+    constants = [weights("same", WIDTH, WIDTH), weights("kernel", 1, 1, 3), weights("shift", 1)]
     return built(nodes, [vector()], [*constants, numpy_helper.from_array(np.array([1]), "axis")])
 
 

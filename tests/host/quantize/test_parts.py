@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,23 @@ def test_a_quantized_model_has_no_part(source: SourceModel, tmp_path: Path) -> N
     path.write_bytes(emit(source, StaticWi8Ai8(), samples(source)))
     with pytest.raises(ModelError, match="quantized already"):
         emit_part(read_source(path), StaticWi8Ai8(), samples(source), (), Memory())
+
+
+class CountingSamples(ArraySamples):
+    """Counts how often it is gone through."""
+
+    rounds = 0
+
+    def batches(self, size: int, first: int = 0, last: int | None = None) -> Iterator[dict[str, Array]]:
+        type(self).rounds += 1
+        return super().batches(size, first, last)
+
+
+def test_no_tensor_is_watched_twice(source: SourceModel) -> None:
+    data, memory = CountingSamples(samples(source).arrays), Memory()
+    emit(source, StaticWi8Ai8(), data, memory)
+    rounds = CountingSamples.rounds
+    for layer in layers_of(prepare(source), INTEGER_OPERATORS):
+        emit_part(source, StaticWi8Ai8(), data, layer.nodes, memory)
+    emit(source, StaticWi8Ai8(operators=("Conv", "Relu")), data, memory)
+    assert CountingSamples.rounds == rounds

@@ -13,13 +13,15 @@ from typing import Any
 
 from packhorse_host.cli.output import print_table
 from real_models.catalogue import MODELS, RealModel, fetch
+from real_models.sentences import make_sentences
 from real_models.speech import make_speech
 from real_models.text_lines import make_text_lines
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "packhorse" / "real-models"
-MAKERS: dict[str, Callable[[Path, Path], list[str]]] = {
+MAKERS: dict[str, Callable[[Path, Path], tuple[Path, list[str]]]] = {
     "ppocr-recognition": make_text_lines,
     "silero-vad": make_speech,
+    "minilm": make_sentences,
 }
 
 
@@ -48,8 +50,7 @@ def _arguments() -> argparse.Namespace:
 
 def _packed(model: RealModel, folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     folder.mkdir(parents=True, exist_ok=True)
-    path = fetch(model, folder)
-    options = MAKERS[model.name](path, folder)
+    path, options = MAKERS[model.name](fetch(model, folder), folder)
     for profile in arguments.profile or ["raspberry-pi-5", "generic-x86_64"]:
         options += ["--profile", profile]
     command = [

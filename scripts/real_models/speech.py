@@ -25,8 +25,8 @@ TEXT = (
 )
 
 
-def make_speech(model: Path, folder: Path) -> list[str]:
-    """Write calibration and evaluation frames for Silero VAD.
+def make_speech(model: Path, folder: Path) -> tuple[Path, list[str]]:
+    """Write calibration and evaluation frames for Silero VAD; the model, and options of `pack`.
 
     Raises:
         EnvironmentFaultError: espeak-ng, which speaks, is not installed.
@@ -39,7 +39,7 @@ def make_speech(model: Path, folder: Path) -> list[str]:
     order = stream.permutation(len(frames))
     _save(folder / "calibration.npz", [frames[index] for index in order[:CALIBRATION]])
     _save(folder / "evaluation.npz", [frames[index] for index in order[CALIBRATION:][:EVALUATION]])
-    return []
+    return model, []
 
 
 def _clip(stream: np.random.Generator, index: int) -> tuple[Any, Any]:

@@ -12,12 +12,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 HEIGHT, WIDTH = 48, 320
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZabdefghijmnqrtuy23456789"
-"""Without those that look alike, as small and capital letters do of which no other stands beside."""
+"""Without those that look alike alone, as many small letters and their capitals do."""
 CALIBRATION, EVALUATION = 40, 160
 
 
-def make_text_lines(model: Path, folder: Path) -> list[str]:
-    """Write calibration, evaluation and character files for PP-OCR; the options of `pack` that name them."""
+def make_text_lines(model: Path, folder: Path) -> tuple[Path, list[str]]:
+    """Write calibration, evaluation and character files for PP-OCR; the model, and options of `pack`."""
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     characters = session.get_modelmeta().custom_metadata_map["character"].splitlines()
     (folder / "charset.txt").write_text("\n".join([*characters, " "]) + "\n", encoding="utf-8")
@@ -27,7 +27,7 @@ def make_text_lines(model: Path, folder: Path) -> list[str]:
     name = session.get_inputs()[0].name
     _save(folder / "calibration.npz", {name: images[:CALIBRATION]}, None)
     _save(folder / "evaluation.npz", {name: images[CALIBRATION:]}, texts[CALIBRATION:])
-    return ["--charset", str(folder / "charset.txt")]
+    return model, ["--charset", str(folder / "charset.txt")]
 
 
 def _text(stream: np.random.Generator) -> str:

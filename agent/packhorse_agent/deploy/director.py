@@ -26,6 +26,10 @@ SLOTS_MAX = 16
 RETRY_PAUSE_S = 30.0
 """After this what the disk, the network or the clock did not allow is tried again."""
 
+LINGER_S = 2.0
+"""So long the keeper is held ready: one release brings several questions, and a broker that floods a device
+with trust sets must not make it start a process for each."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -54,6 +58,7 @@ class Director:
         self._refused = ""
         self._stuck = ""
         self._retry_at_s: float | None = None
+        self._rest_at_s: float | None = None
         self.view: View | None = None
         self._read_accepted()
 
@@ -64,14 +69,12 @@ class Director:
 
     def next_due_s(self) -> float | None:
         """When `tick` is next needed, on the monotonic clock."""
-        return self._retry_at_s
+        return min((at for at in (self._retry_at_s, self._rest_at_s) if at is not None), default=None)
 
     def offer(self, files: Mapping[str, bytes]) -> bool:
         """Take a trust set; True when there is a new view to evaluate."""
-        accepted = self._take(files)
-        if not accepted:
-            self._keeper.rest()
-        return accepted
+        self._rest_later()
+        return self._take(files)
 
     def _take(self, files: Mapping[str, bytes]) -> bool:
         self._offered = files
@@ -106,17 +109,19 @@ class Director:
 
     def tick(self) -> bool:
         """Try again what is due; True when there is something to evaluate."""
-        if self._retry_at_s is None or self._monotonic() < self._retry_at_s:
+        now_s = self._monotonic()
+        if self._rest_at_s is not None and now_s >= self._rest_at_s:
+            self._rest_at_s = None
+            self._keeper.rest()
+        if self._retry_at_s is None or now_s < self._retry_at_s:
             return False
         self._retry_at_s = None
         return self._try_again()
 
     def evaluate(self, slots: Mapping[str, SlotRunner]) -> None:
         """Tell every slot what the fleet wants of it; without fresh metadata nothing new is installed."""
-        try:
-            self._follow(slots)
-        finally:
-            self._keeper.rest()
+        self._rest_later()
+        self._follow(slots)
 
     def _follow(self, slots: Mapping[str, SlotRunner]) -> None:
         view = self.view
@@ -211,6 +216,9 @@ class Director:
         if self.view is None:
             self._read_accepted()
         return True
+
+    def _rest_later(self) -> None:
+        self._rest_at_s = self._monotonic() + LINGER_S
 
     def _retry_later(self) -> None:
         self._retry_at_s = self._monotonic() + RETRY_PAUSE_S

@@ -15,7 +15,7 @@ from packhorse_agent.contract.rollout import Baseline, BundleRef, Rollout, Rollo
 from packhorse_agent.contract.selection import DeviceFacts
 from packhorse_agent.contract.states import DeploymentState, FailureReason
 from packhorse_agent.deploy import events as ev
-from packhorse_agent.deploy.director import RETRY_PAUSE_S, SLOTS_MAX, Director
+from packhorse_agent.deploy.director import LINGER_S, RETRY_PAUSE_S, SLOTS_MAX, Director
 from packhorse_agent.deploy.machine import advance
 from packhorse_agent.deploy.model import SlotState
 from packhorse_agent.errors import ConfigError
@@ -310,11 +310,29 @@ def test_until_the_clock_is_set_nothing_is_installed(world: World, clock: dateti
     assert world.slots == {}
     assert "clock" in world.director.problem
     world.now = NOW
-    world.now_s += RETRY_PAUSE_S
+    world.now_s += LINGER_S
+    assert not world.director.tick()
+    world.now_s += RETRY_PAUSE_S - LINGER_S
     assert world.director.next_due_s() == world.now_s
     assert world.director.tick()
     world.evaluate()
     assert (world.slot.at(), world.director.problem) == (S.DOWNLOADING, "")
+
+
+def test_the_keeper_is_held_ready_through_a_burst_and_rests_after_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr(TrustKeeper, "rest", lambda keeper: rests.append(world.now_s))
+    for _ in range(20):
+        world.offer({"timestamp.json": b"garbage"})
+        world.now_s += 0.1
+        world.director.tick()
+    assert rests == []
+    world.now_s = world.director.next_due_s() or 0.0
+    world.director.tick()
+    assert rests == [pytest.approx(1.9 + LINGER_S)]
+    assert world.director.next_due_s() is None
 
 
 # what must be pulled first --------------------------------------------------------------------------------

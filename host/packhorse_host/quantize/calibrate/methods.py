@@ -125,9 +125,18 @@ def _errors(observation: Observation, lows: _Floats, highs: _Floats, levels: int
     centres = np.clip(centres, observation.low, observation.high)
     # Zero is always among the integers: padding and Relu need it exact.
     lows, highs = np.minimum(lows, 0), np.maximum(highs, 0)
-    below = np.maximum(lows[:, None] - centres, 0) ** 2 @ counts
-    above = np.maximum(centres - highs[:, None], 0) ** 2 @ counts
-    inside = 1 - (centres < lows[:, None]) @ counts[:, None] - ((centres > highs[:, None]) @ counts)[None, :]
+    cut_low, below = _beyond(centres, counts, lows)
+    cut_high, above = _beyond(-centres[::-1], counts[::-1], -highs)
+    inside = 1 - cut_low[:, None] - cut_high[None, :]
     scales = (highs[None, :] - lows[:, None]) / (levels - 1)
     errors: _Floats = inside * scales**2 / 12 + below[:, None] + above[None, :]
     return errors
+
+
+def _beyond(centres: _Floats, counts: _Floats, ends: _Floats) -> tuple[_Floats, _Floats]:
+    """For each end the share of ascending centres below it and their squared distances, by running sums."""
+    position = np.searchsorted(centres, ends)
+    moments = counts * centres ** np.arange(3)[:, None]
+    share, first, second = np.pad(np.cumsum(moments, axis=1), ((0, 0), (1, 0)))[:, position]
+    distances: _Floats = np.maximum(ends**2 * share - 2 * ends * first + second, 0)
+    return share, distances

@@ -50,6 +50,7 @@ from packhorse_host.quantize.search.policy import (
 FAR_BETTER_DB: Final = 3.0
 """Half of the noise: worth giving operators up for."""
 COMPUTE_OPERATORS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+CONVOLUTIONS: Final = frozenset({"Conv", "ConvTranspose"})
 PRODUCTS: Final = frozenset({"Gemm", "MatMul"})
 """What dynamic quantization speeds up."""
 MOST: Final = 0.5
@@ -168,6 +169,9 @@ class _Hunt:
         products = _only(static, layers, COMPUTE_OPERATORS)
         if products is not None and not (self._done and self._accurate):
             self._try(products, "only what multiplies: the fewest operators that pay")
+        convolutions = _only(static, layers, CONVOLUTIONS)
+        if convolutions is not None and not self._enough and _share(layers, CONVOLUTIONS) >= MOST:
+            self._try(convolutions, "most of the model is convolutions")
         if self._enough:
             return
         base = self._base(static, products)

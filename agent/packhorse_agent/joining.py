@@ -27,13 +27,19 @@ def accept_enrolment(state_folder: Path, source: Path, device_id: str) -> Enrolm
     """Take an enrolment in; the same one twice is no error, and a damaged one is replaced.
 
     Raises:
-        BadInputError: not an enrolment, or that of another device, or its root metadata cannot be read.
+        BadInputError: not an enrolment, that of another device or key, or without a readable root.
         BadSignatureError: the root metadata is not signed by its own keys.
         ConflictError: the device is enrolled already, differently.
     """
     enrolment = read_enrolment(source)
     if enrolment.device_id != device_id:
         raise BadInputError(f"{source} enrols {enrolment.device_id}, this device is {device_id}")
+    key = DeviceKey.load_or_create(state_folder / KEY_FILE)
+    if enrolment.public_key not in (None, key.public_hex):
+        raise BadInputError(
+            f"{source} was made for another key of {device_id}: hand the newest request to the fleet's owner "
+            "(`packhorse device enroll --replace-key`) and take the answer to that"
+        )
     _check_anchor(source, enrolment)
     path = state_folder / ENROLMENT_FILE
     if _is_enrolled_differently(path, enrolment):

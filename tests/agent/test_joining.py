@@ -14,7 +14,7 @@ from packhorse_agent.errors import BadInputError, ConfigError, ConflictError
 from packhorse_agent.joining import accept_enrolment, request_enrolment
 from packhorse_agent.supervisor.identity import ENROLMENT_FILE, KEY_FILE, load_identity
 from packhorse_agent.trust.errors import BadSignatureError, DeviceKeyError
-from packhorse_agent.trust.keys import check_signing_request
+from packhorse_agent.trust.keys import DeviceKey, check_signing_request
 from tests.agent.trust.simulator import FleetSimulator
 
 DEVICE, PROFILE = "pi-1", "raspberry-pi-5"
@@ -25,6 +25,21 @@ ROOT = SIMULATOR.roots[0].decode()
 def enrolment(device_id: str = DEVICE, fleet: str = "farm") -> Enrolment:
     broker = BrokerAddress(host="broker", port=8883, username=device_id, password="secret")
     return Enrolment(fleet=fleet, device_id=device_id, broker=broker, root_metadata=ROOT)
+
+
+def test_the_answer_to_an_older_request_is_refused(state: Path, tmp_path: Path) -> None:
+    path = tmp_path / "enrolment.json"
+    path.write_bytes(canonical_json(enrolment().model_copy(update={"public_key": "0" * 64})))
+    with pytest.raises(BadInputError, match=r"another key.*--replace-key"):
+        accept_enrolment(state, path, DEVICE)
+    assert not (state / ENROLMENT_FILE).exists()
+
+
+def test_the_answer_to_the_last_request_is_taken(state: Path, tmp_path: Path) -> None:
+    key = DeviceKey.load_or_create(state / KEY_FILE).public_hex
+    path = tmp_path / "enrolment.json"
+    path.write_bytes(canonical_json(enrolment().model_copy(update={"public_key": key})))
+    assert accept_enrolment(state, path, DEVICE).public_key == key
 
 
 @pytest.fixture

@@ -43,6 +43,8 @@ class Enrolment(WireDocument):
     fleet: Name
     device_id: Name
     broker: BrokerAddress
+    public_key: PublicKeyHex | None = None
+    """The key that was enrolled; None: an older host wrote it."""
     root_metadata: str
     """TUF root metadata (JSON text), the device's first trust anchor."""
 

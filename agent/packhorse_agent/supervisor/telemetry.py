@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
@@ -29,6 +30,8 @@ from packhorse_agent.telemetry.windows import DeviceFigures, Served, Span, Windo
 _ROOT = Path("/")
 _ANSWER_TIMEOUT_S = 2.0
 _OPEN_PAUSE_S = 60.0
+_UNKEPT_MAX = 256
+"""Items that wait in memory while the disk takes none; beyond that the oldest are lost."""
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +50,7 @@ class Telemetry:
     ) -> None:
         self._open = partial(_open_reporter, config, identity, send, clock, wall)
         self._reporter: Reporter | None = None
+        self._unkept: deque[ReportItem] = deque(maxlen=_UNKEPT_MAX)
         self._open_at_s = clock()
         self._clock = clock
         self._open_if_due()
@@ -70,6 +74,8 @@ class Telemetry:
         """Keep items durably and send them as soon as there is a connection."""
         if self._reporter is not None:
             self._reporter.report(*items)
+        else:
+            self._unkept.extend(items)
 
     def on_ack(self, ack: ReportAck) -> None:
         """The host has stored reports."""
@@ -129,6 +135,9 @@ class Telemetry:
         except EnvironmentFaultError as error:
             _log.error("nothing is reported until the disk takes it: %s", error)
             self._open_at_s = self._clock() + _OPEN_PAUSE_S
+            return
+        self._reporter.report(*self._unkept)
+        self._unkept.clear()
 
     def _ask(self, runners: Mapping[str, SlotRunner]) -> None:
         workers = [worker for runner in runners.values() if (worker := runner.serving_worker())]

@@ -66,6 +66,8 @@ def verify_bundle_folder(folder: Path, expected_sha256: str | None = None) -> Ve
     try:
         manifest = Manifest.model_validate_json(manifest_bytes)
     except ValidationError as error:
+        if manifest_bytes and "EOF while parsing" in _first(error):
+            raise TruncatedBundleError(f"{folder / MANIFEST_FILE} ends in the middle") from error
         raise NotABundleError(f"{folder / MANIFEST_FILE} is no manifest: {_first(error)}") from error
     artifacts = tuple(_verify_artifact(folder, artifact) for artifact in manifest.artifacts)
     return VerifiedBundle(folder, manifest, manifest_bytes, artifacts, _measurement(folder, manifest_bytes))

@@ -26,8 +26,9 @@ from packhorse_agent.trust import errors as trust_errors
 from packhorse_agent.trust.dialogue import Answer, Call, Failed, Needed, Setup, receive, send
 from packhorse_agent.trust.ports import BlobReader, NeededBlob, NeedsBlobs, TargetInfo, View
 
-ANSWER_TIMEOUT_S: Final = 60.0
-"""Starting Python on a slow device takes seconds, verifying a trust set less than one."""
+ANSWER_TIMEOUT_S: Final = 20.0
+"""Starting Python on a slow device takes seconds, verifying a trust set less than one. Meanwhile the
+supervisor waits; workers go on serving."""
 
 
 class VerifierError(EnvironmentFaultError):

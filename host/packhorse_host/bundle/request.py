@@ -40,7 +40,7 @@ from packhorse_host.quantize.recipes import (
 )
 from packhorse_host.quantize.search.policy import DEFAULT_MAX_DROP_POINTS, Preference
 from packhorse_host.quantize.search.search import SEARCH_SECONDS
-from packhorse_host.quantize.source import SourceModel
+from packhorse_host.quantize.source import SourceModel, read_source
 
 DEFAULT_METRIC: Final = "top1_percent"
 
@@ -146,12 +146,21 @@ def plan(request: PackRequest) -> list[Target]:
         raise ConfigError("--data-free makes up its own inputs: leave out --calibration, or --data-free")
     unique = {profile.name: profile for profile in request.profiles}
     for profile in unique.values():  # what was asked for is checked before a file is looked at
-        _target(request, profile, PACKABLE_RUNTIMES)
+        _check_wish(request, profile)
     kind = source_of(request).kind
     targets = [_target(request, profile, convertible(kind)) for profile in unique.values()]
     for target in targets:
         check_convertible(kind, target.requirement.name)
     return targets
+
+
+def _check_wish(request: PackRequest, profile: Profile) -> None:
+    try:
+        _target(request, profile, PACKABLE_RUNTIMES)
+    except CalibrationNeededError:
+        if source_of(request).kind == "onnx":
+            read_source(request.model)  # data for a file that is no model would not help
+        raise
 
 
 def source_of(request: PackRequest) -> Source:

@@ -79,6 +79,7 @@ def enrol_device(
             password=password,
             tls_ca_pem=workspace.broker_ca_pem(),
         ),
+        public_key=request.public_key,
         root_metadata=fleet.repository.root_metadata().decode(),
     )
 

@@ -197,7 +197,7 @@ def test_the_figures_of_a_worker_that_is_forgotten_do_not_count(desk: Desk) -> N
     assert desk.windows() == []
 
 
-def test_no_number_for_this_start_means_no_reports_until_the_disk_gives_one(
+def test_what_happens_while_the_disk_takes_nothing_is_reported_when_it_does(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> int:
@@ -213,4 +213,5 @@ def test_no_number_for_this_start_means_no_reports_until_the_disk_gives_one(
         assert desk.wake_ups(300.0) <= 300
     desk.wake_ups(120.0)
     desk.telemetry.report(state(2))
-    assert state(2) in desk.items()
+    assert state(1) in desk.items()
+    assert desk.telemetry.waiting()["state"] == 2, "the second is sent when the first is stored"

@@ -248,6 +248,13 @@ def test_labels_that_are_no_classes_of_the_model(data: Path, tmp_path: Path) -> 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_that_is_no_model_is_said_before_that_data_is_missing(data: Path, tmp_path: Path) -> None:
+    text = tmp_path / "model.onnx"
+    text.write_text("no model")
+    with pytest.raises(ModelError, match="not an ONNX file"):
+        packed(request(data, tmp_path, model=text, recipe="auto", calibration=None))
+
+
 def test_auto_without_calibration_says_what_to_do(data: Path, tmp_path: Path) -> None:
     """Rather than quietly packing something else."""
     with pytest.raises(

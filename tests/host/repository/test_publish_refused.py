@@ -25,6 +25,11 @@ from tests.host.repository.bundles import add_measurement, make_bundle
 from tests.host.repository.fleets import FLEET, Clock, Fleet, tree
 
 
+def halve_manifest(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
 def cut(folder: Path) -> None:
     (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:-1])
 
@@ -65,6 +70,7 @@ def damage_measurement(folder: Path) -> None:
 BROKEN: list[tuple[str, Callable[[Path], object], type[PackhorseError]]] = [
     ("no manifest", lambda folder: (folder / "manifest.json").unlink(), NotABundleError),
     ("empty manifest", lambda folder: (folder / "manifest.json").write_bytes(b""), NotABundleError),
+    ("manifest truncated", halve_manifest, TruncatedBundleError),
     ("garbage manifest", lambda folder: (folder / "manifest.json").write_bytes(b"\xff{"), NotABundleError),
     (
         "huge manifest",

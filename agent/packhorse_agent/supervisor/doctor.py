@@ -124,10 +124,15 @@ def _try_port(what: str, slot: str, host: str, port: int) -> Check:
     try:
         listen_tcp(slot, host, port).close()
     except PortTakenError as error:
-        return Check(what=what, verdict="problem", detail=f"{error}{_holders(port)}")
+        return Check(what=what, verdict="problem", detail=f"{_plain(error, slot)}{_holders(port)}")
     except AgentError as error:
         return Check(what=what, verdict="problem", detail=str(error))
     return Check(what=what, verdict="good", detail=f"{host}:{port} is free")
+
+
+def _plain(error: AgentError, slot: str) -> str:
+    """The error's text without the slot's name, which stands beside it."""
+    return str(error).removeprefix(f"slot {slot}: ")
 
 
 def _running_ports(config: AgentConfig) -> dict[str, int | None]:

@@ -181,7 +181,7 @@ class _Hunt:
             if not self._enough:
                 repair()
 
-    def _repairs(self, base: StaticWi8Ai8, layers: Sequence[Layer]) -> list[Callable[[], None]]:
+    def _repairs(self, base: StaticWi8Ai8, layers: Sequence[Layer]) -> Iterator[Callable[[], None]]:
         """The likely ones first; correcting biases takes longest, and mends convolutions above all."""
         blame = self._blame(base, layers)
         elsewhere = sum(each.damage for each in blame if each.layers[0].operator != "Conv")
@@ -190,8 +190,11 @@ class _Hunt:
         biases = partial(self._repair, self._bias_repairs(base))
         mix = partial(self._mix, layers)
         if elsewhere < MOST * sum(each.damage for each in blame):
-            return [ranges, biases, operators, mix]
-        return [operators, ranges, mix, biases]
+            yield ranges
+            late = self._clock() > self._deadline - self._goal.seconds * MOST
+            yield from [operators, mix, biases] if late else [biases, operators, mix]
+        else:
+            yield from [operators, ranges, mix, biases]
 
     def _base(self, static: StaticWi8Ai8, products: StaticWi8Ai8 | None) -> StaticWi8Ai8 | None:
         """What repairs start from: all operators, unless those that multiply do far better alone."""
@@ -201,7 +204,9 @@ class _Hunt:
         if first is None or second is None:
             return static if first is not None else products if second is not None else None
         ahead_db = (second.sqnr_db or 0.0) - (first.sqnr_db or 0.0)
-        return products if ahead_db > FAR_BETTER_DB else static
+        drops = [each.quality.drop_points for each in (first, second) if each.quality is not None]
+        halved = len(drops) > 1 and drops[1] < MOST * drops[0]
+        return products if ahead_db > FAR_BETTER_DB or halved else static
 
     def _repair(self, candidates: Iterator[tuple[Recipe, str]]) -> None:
         for recipe, reason in candidates:

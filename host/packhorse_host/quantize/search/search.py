@@ -216,7 +216,7 @@ class _Hunt:
     def _range_repairs(self, static: StaticWi8Ai8) -> Iterator[tuple[Recipe, str]]:
         """Each on top of the best so far."""
         yield self._best_with(static, equalize=True), "perhaps channels differ too much in scale"
-        for method in (CalibrationMethod.PERCENTILE, CalibrationMethod.MSE, CalibrationMethod.ENTROPY):
+        for method in (CalibrationMethod.MSE, CalibrationMethod.PERCENTILE, CalibrationMethod.ENTROPY):
             yield self._best_with(static, calibration=method), "perhaps outliers stretch the ranges"
         if static.reduce_range:
             yield self._best_with(static, reduce_range=False), "perhaps 7 bits are too few for the weights"

@@ -172,11 +172,11 @@ def test_thorough_tries_all_and_takes_no_less_integers() -> None:
 
 def test_a_candidate_that_does_not_work_is_told_and_passed_over() -> None:
     bench = convolutions(9.0)
-    bench.broken = lambda recipe: getattr(recipe, "calibration", None) is CalibrationMethod.PERCENTILE
-    bench.repair = lambda recipe: 0.01 if recipe.calibration is CalibrationMethod.MSE else 1.0
+    bench.broken = lambda recipe: getattr(recipe, "calibration", None) is CalibrationMethod.MSE
+    bench.repair = lambda recipe: 0.01 if recipe.calibration is CalibrationMethod.PERCENTILE else 1.0
     found = searched(bench)
     assert [point.fault for point in found.tried if point.fault] == ["does not quantize"]
-    assert getattr(found.recipe, "calibration", None) is CalibrationMethod.MSE
+    assert getattr(found.recipe, "calibration", None) is CalibrationMethod.PERCENTILE
 
 
 def test_a_model_that_does_not_quantize_at_all_stays_fp32() -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from packhorse_agent.contract.messages import DeploymentReport
     from packhorse_host.fleet.devices import DeviceRecord
     from packhorse_host.telemetry.query import ReleaseFigures
+    from packhorse_host.workspace import Workspace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
@@ -100,6 +101,7 @@ def list_(
 
     with open_fleet(workspace) as fleet, fleet.database.transaction() as connection:
         devices = load_devices(connection, with_removed=removed)
+        _warn_without_controller(fleet.workspace)
     if as_json:
         print_json(devices)
         return
@@ -132,6 +134,7 @@ def show(
         history = load_history(connection, device_id)
         ended = {one.spec.id: one.reason for one in load_rollouts(connection) if one.has_ended}
         figures = release_figures(connection, device_id=device_id)
+        _warn_without_controller(fleet.workspace)
     if as_json:
         print_json({**device.model_dump(mode="json"), "history": history, "figures": figures})
         return
@@ -175,6 +178,15 @@ def _print_device(device: DeviceRecord) -> None:
     typer.echo(f"{inventory.cpu_model}, {inventory.cpu_count} cores, {inventory.memory_bytes // 2**20} MiB")
     typer.echo(f"runtimes: {runtimes or 'none'}; power: {power}")
     typer.echo(f"serves: {_slots(device) or 'nothing'}")
+
+
+def _warn_without_controller(workspace: Workspace) -> None:
+    from packhorse_host.fleet.presence import controller_runs
+
+    if not controller_runs(workspace):
+        typer.echo(
+            "warning: no controller runs here: devices are shown as it left them", err=True
+        )
 
 
 def _link(device: DeviceRecord) -> str:

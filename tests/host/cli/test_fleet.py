@@ -98,6 +98,7 @@ def test_a_device_that_lost_its_state_is_enrolled_again_when_that_is_said(run: R
     assert "--replace-key" in errors
     assert run("device", "enroll", str(request(folder)), "--replace-key")[0] == ExitCode.OK
     (device,) = ask(run, "device", "list")
+    assert "no controller runs" in run("device", "list")[2]
     assert device["public_key"] == json.loads(request(folder).read_bytes())["public_key"]
     assert device["tags"] == ["canary"]
 

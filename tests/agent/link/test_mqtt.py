@@ -152,6 +152,7 @@ def test_a_cut_connection_comes_back_and_says_so(port: int, links: Links) -> Non
     with Relay(port) as relay:
         ear = links.open(device(relay.port)).ear
         ear.expect(LinkUp)
+        wait_until(lambda: watcher.payloads(LINK_TOPIC)[-1:] == [ONLINE])
         ups = len(ear.all(LinkDown))
         relay.cut()
         assert "lost" in ear.expect(LinkDown, ups + 1).reason

@@ -184,9 +184,7 @@ def _warn_without_controller(workspace: Workspace) -> None:
     from packhorse_host.fleet.presence import controller_runs
 
     if not controller_runs(workspace):
-        typer.echo(
-            "warning: no controller runs here: devices are shown as it left them", err=True
-        )
+        typer.echo("warning: no controller runs here: devices are shown as it left them", err=True)
 
 
 def _link(device: DeviceRecord) -> str:

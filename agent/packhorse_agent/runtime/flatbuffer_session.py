@@ -17,13 +17,14 @@ from typing import Any, Final
 import numpy as np
 
 from packhorse_agent.contract.manifest import RuntimeRequirement, TensorSpec
-from packhorse_agent.runtime.datatypes import DTYPES, Array, Tensors, datatype_of
+from packhorse_agent.runtime.datatypes import Array, Tensors, datatype_of
 from packhorse_agent.runtime.errors import (
     InferenceFailedError,
     InputRefusedError,
     ModelLoadError,
     RuntimeMissingError,
 )
+from packhorse_agent.runtime.inputs import check_fits
 
 XNNPACK: Final = "XNNPACK"
 BUILTIN: Final = "CPU"
@@ -73,7 +74,7 @@ class FlatbufferSession:
         if inputs.keys() != self._inputs.keys():
             raise InputRefusedError(f"the model takes {_listed(self._inputs)}, got {_listed(inputs)}")
         for name, array in inputs.items():
-            _check_fits(self._inputs[name].spec, array)
+            check_fits(self._inputs[name].spec, array)
         try:
             return self._invoked(inputs)
         except (RuntimeError, ValueError) as error:
@@ -177,17 +178,6 @@ def _spec(name: str, detail: Any) -> TensorSpec:
     signature = detail["shape_signature"]
     shape = signature if len(signature) else detail["shape"]
     return TensorSpec(name=name, datatype=datatype, shape=tuple(map(int, shape)))
-
-
-def _check_fits(spec: TensorSpec, array: Array) -> None:
-    fits = array.ndim == len(spec.shape) and all(
-        axis in (-1, length) for axis, length in zip(spec.shape, array.shape, strict=True)
-    )
-    if not fits or array.dtype != DTYPES[spec.datatype]:
-        raise InputRefusedError(
-            f"the runtime refuses the input: {spec.name} takes {spec.datatype} {list(spec.shape)}, "
-            f"got {array.dtype} {list(array.shape)}"
-        )
 
 
 def _listed(names: Mapping[str, object]) -> str:

@@ -15,11 +15,12 @@ from typing import Final
 import numpy as np
 
 from packhorse_agent.contract.base import sha256_hex
-from packhorse_agent.contract.manifest import RuntimeRequirement, TensorSpec
+from packhorse_agent.contract.manifest import RuntimeRequirement
 from packhorse_agent.errors import EnvironmentFaultError
-from packhorse_agent.runtime.datatypes import DTYPES, Array, Tensors
+from packhorse_agent.runtime.datatypes import Array, Tensors
 from packhorse_agent.runtime.engine_cache import BuildOptions, EngineCache, EngineKey, default_folder
 from packhorse_agent.runtime.errors import InputRefusedError, ModelLoadError, RuntimeMissingError
+from packhorse_agent.runtime.inputs import check_fits
 from packhorse_agent.runtime.tensorrt_binding import Engine, TensorRt, open_tensorrt
 
 GPU: Final = "GPU"
@@ -63,7 +64,7 @@ class TensorRtSession:
             wanted = ", ".join(spec.name for spec in self.inputs)
             raise InputRefusedError(f"the model takes {wanted}, got {', '.join(inputs) or 'nothing'}")
         for spec in self.inputs:
-            _check_fits(spec, inputs[spec.name])
+            check_fits(spec, inputs[spec.name])
         lengths = {len(inputs[spec.name]) for spec in self.inputs if spec.shape[:1] == (-1,)}
         if len(lengths) > 1 or 0 in lengths:
             raise InputRefusedError(f"one batch is expected, got {sorted(lengths)} samples")
@@ -121,14 +122,3 @@ def _built(tensorrt: TensorRt, cache: EngineCache, key: EngineKey, model: bytes)
     if engine is None:
         raise ModelLoadError("TensorRT does not load the engine that it has just built; its log says why")
     return TensorRtSession(engine, key.options.batch_max, tuple(notes))
-
-
-def _check_fits(spec: TensorSpec, array: Array) -> None:
-    fits = array.ndim == len(spec.shape) and all(
-        axis in (-1, length) for axis, length in zip(spec.shape, array.shape, strict=True)
-    )
-    if not fits or array.dtype != DTYPES[spec.datatype]:
-        raise InputRefusedError(
-            f"the runtime refuses the input: {spec.name} takes {spec.datatype} {list(spec.shape)}, "
-            f"got {array.dtype} {list(array.shape)}"
-        )

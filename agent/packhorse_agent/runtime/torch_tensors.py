@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from packhorse_agent.contract.manifest import RuntimeRequirement, TensorSpec
-from packhorse_agent.runtime.datatypes import DTYPES, Array, Tensors
+from packhorse_agent.runtime.datatypes import Array, Tensors
 from packhorse_agent.runtime.errors import InferenceFailedError, InputRefusedError
+from packhorse_agent.runtime.inputs import check_fits
 
 
 def to_positional(specs: Sequence[TensorSpec], inputs: Tensors) -> list[torch.Tensor]:
@@ -23,7 +24,7 @@ def to_positional(specs: Sequence[TensorSpec], inputs: Tensors) -> list[torch.Te
         wanted = ", ".join(spec.name for spec in specs) or "nothing"
         raise InputRefusedError(f"the model takes {wanted}, got {', '.join(inputs) or 'nothing'}")
     for spec in specs:
-        _check_fits(spec, inputs[spec.name])
+        check_fits(spec, inputs[spec.name])
     # torch takes no array that it could not write to
     return [torch.from_numpy(np.require(inputs[spec.name], requirements=["C", "W"])) for spec in specs]
 
@@ -48,14 +49,3 @@ def threads_for(requirement: RuntimeRequirement) -> int:
 def first_line(error: BaseException) -> str:
     """The first line of what a library says."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _check_fits(spec: TensorSpec, array: Array) -> None:
-    fits = array.ndim == len(spec.shape) and all(
-        axis in (-1, length) for axis, length in zip(spec.shape, array.shape, strict=True)
-    )
-    if not fits or array.dtype != DTYPES[spec.datatype]:
-        raise InputRefusedError(
-            f"the runtime refuses the input: {spec.name} takes {spec.datatype} {list(spec.shape)}, "
-            f"got {array.dtype} {list(array.shape)}"
-        )

@@ -16,26 +16,37 @@ def answer_calls(stream: socket.socket) -> None:
     setup = receive(stream, Setup)
     if setup is None:
         return
-    keeper: TrustKeeper | None = None
+    answering: _Answering | None = None
     while (call := receive(stream, Call)) is not None:
         try:
-            keeper = keeper or TrustKeeper(setup.folder, setup.root_metadata, setup.fleet)
-            answer = _answer(keeper, call)
+            answering = answering or _Answering(TrustKeeper(setup.folder, setup.root_metadata, setup.fleet))
+            answer = _described(answering.outcome(call))
         except AgentError as error:
             answer = Answer(failed=Failed(kind=type(error).__name__, text=str(error)))
         send(stream, answer)
 
 
-def _answer(keeper: TrustKeeper, call: Call) -> Answer:
-    blobs = call.blobs.get
-    if call.method == "offer":
-        return _described(keeper.offer(call.files, blobs, call.now))
-    view = keeper.current(call.now, blobs)
-    if call.method == "current":
-        return _described(view)
-    if view is None:
-        raise ConflictError("nothing has been accepted yet")
-    return _described(view.tags(call.argument) if call.method == "tags" else view.resolve(call.argument))
+class _Answering:
+    """One keeper, its last view, so that a question costs no second verification, and all that was pulled."""
+
+    def __init__(self, keeper: TrustKeeper) -> None:
+        self._keeper = keeper
+        self._view: TrustedView | None = None
+        self._blobs: dict[str, bytes] = {}
+
+    def outcome(self, call: Call) -> TrustedView | NeedsBlobs | TargetInfo | frozenset[str] | None:
+        self._blobs.update(call.blobs)
+        if call.method == "offer":
+            offered = self._keeper.offer(call.files, self._blobs.get, call.now)
+            self._view = offered if isinstance(offered, TrustedView) else self._view
+            return offered
+        if call.method == "current" or self._view is None:
+            self._view = self._keeper.current(call.now, self._blobs.get)
+        if call.method == "current":
+            return self._view
+        if self._view is None:
+            raise ConflictError("nothing has been accepted yet")
+        return self._view.tags(call.argument) if call.method == "tags" else self._view.resolve(call.argument)
 
 
 def _described(outcome: TrustedView | NeedsBlobs | TargetInfo | frozenset[str] | None) -> Answer:

@@ -12,13 +12,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from packhorse_host.cli.complete import device_ids
-from packhorse_host.cli.output import JsonOption, WorkspaceOption, print_json, print_table, why_text
+from packhorse_host.cli.output import (
+    JsonOption,
+    WorkspaceOption,
+    print_json,
+    print_table,
+    warn_without_controller,
+    why_text,
+)
 
 if TYPE_CHECKING:
     from packhorse_agent.contract.messages import DeploymentReport
     from packhorse_host.fleet.devices import DeviceRecord
     from packhorse_host.telemetry.query import ReleaseFigures
-    from packhorse_host.workspace import Workspace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
@@ -101,7 +107,7 @@ def list_(
 
     with open_fleet(workspace) as fleet, fleet.database.transaction() as connection:
         devices = load_devices(connection, with_removed=removed)
-        _warn_without_controller(fleet.workspace)
+        warn_without_controller(fleet.workspace, "devices are shown as it left them")
     if as_json:
         print_json(devices)
         return
@@ -134,7 +140,7 @@ def show(
         history = load_history(connection, device_id)
         ended = {one.spec.id: one.reason for one in load_rollouts(connection) if one.has_ended}
         figures = release_figures(connection, device_id=device_id)
-        _warn_without_controller(fleet.workspace)
+        warn_without_controller(fleet.workspace, "devices are shown as it left them")
     if as_json:
         print_json({**device.model_dump(mode="json"), "history": history, "figures": figures})
         return
@@ -178,13 +184,6 @@ def _print_device(device: DeviceRecord) -> None:
     typer.echo(f"{inventory.cpu_model}, {inventory.cpu_count} cores, {inventory.memory_bytes // 2**20} MiB")
     typer.echo(f"runtimes: {runtimes or 'none'}; power: {power}")
     typer.echo(f"serves: {_slots(device) or 'nothing'}")
-
-
-def _warn_without_controller(workspace: Workspace) -> None:
-    from packhorse_host.fleet.presence import controller_runs
-
-    if not controller_runs(workspace):
-        typer.echo("warning: no controller runs here: devices are shown as it left them", err=True)
 
 
 def _link(device: DeviceRecord) -> str:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 if TYPE_CHECKING:
     from packhorse_agent.contract.states import DeploymentState, FailureReason
+    from packhorse_host.workspace import Workspace
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs on standard output.")]
 """`as_json: JsonOption = False` in a command's signature."""
@@ -27,6 +28,14 @@ WorkspaceOption = Annotated[
     ),
 ]
 """`workspace: WorkspaceOption = None` in a command's signature."""
+
+
+def warn_without_controller(workspace: Workspace, consequence: str) -> None:
+    """Say on standard error what follows from no controller running; nothing where one does."""
+    from packhorse_host.fleet.presence import controller_runs
+
+    if not controller_runs(workspace):
+        typer.echo(f"warning: no controller runs on this workspace: {consequence}", err=True)
 
 
 def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any] | list[Any]) -> None:

@@ -11,13 +11,19 @@ import typer
 
 from packhorse_agent.contract.exit_codes import ExitCode
 from packhorse_host.cli.complete import models, recipes, rollout_ids, slots, versions
-from packhorse_host.cli.output import JsonOption, WorkspaceOption, print_json, print_table, why_text
+from packhorse_host.cli.output import (
+    JsonOption,
+    WorkspaceOption,
+    print_json,
+    print_table,
+    warn_without_controller,
+    why_text,
+)
 from packhorse_host.errors import ConfigError
 
 if TYPE_CHECKING:
     from packhorse_host.fleet.database import Database
     from packhorse_host.fleet.model import LatestDeployment, RolloutRecord
-    from packhorse_host.workspace import Workspace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
@@ -25,7 +31,7 @@ _POLL_S = 0.25
 
 RolloutArgument = Annotated[str, typer.Argument(help="The rollout's id.", autocompletion=rollout_ids)]
 
-NO_CONTROLLER = "no controller runs on this workspace: nothing is delivered until `packhorse serve` runs"
+NO_DELIVERY = "nothing is delivered until `packhorse serve` runs"
 
 
 @app.command()
@@ -71,7 +77,7 @@ def start(
         with fleet.database.transaction() as connection:
             record = start_rollout(connection, spec, getpass.getuser(), time.time())
         typer.echo(f"rollout {spec.id} begins with phase {record.current_phase.name}", err=True)
-        _warn_without_controller(fleet.workspace)
+        warn_without_controller(fleet.workspace, NO_DELIVERY)
         if wait:
             record = _follow(fleet.database, spec.id)
     if as_json:
@@ -236,13 +242,6 @@ def _state(one: LatestDeployment, record: RolloutRecord) -> str:
 
 def _why(one: LatestDeployment, record: RolloutRecord) -> str:
     return why_text(one.state, one.reason, one.detail, record.reason if record.has_ended else "")
-
-
-def _warn_without_controller(workspace: Workspace) -> None:
-    from packhorse_host.fleet.presence import controller_runs
-
-    if not controller_runs(workspace):
-        typer.echo(f"warning: {NO_CONTROLLER}", err=True)
 
 
 def _say(record: RolloutRecord) -> None:
